@@ -1,0 +1,1 @@
+"""Config machinery: frozen dataclasses, checked on construction, to and from plain dicts and TOML."""
