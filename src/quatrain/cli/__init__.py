@@ -1,0 +1,59 @@
+"""The ``quatrain`` command. A command's module, and with it torch, is imported when that command runs."""
+
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lives (``module:function``, called with its arguments) and what it does, in a line."""
+
+    target: str
+    help: str
+
+
+COMMANDS = {
+    "compare": Command(
+        "quatrain.cli.compare:run", "train the architectures side by side on one text and show a page"
+    ),
+    "train": Command("quatrain.cli.train:run", "train a language model, or go on with one"),
+    "generate": Command("quatrain.cli.generate:run", "let a trained model continue a text"),
+    "eval": Command("quatrain.cli.eval:run", "score a trained model on a text"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code.
+
+    0 done, 2 the user can fix it (one line on stderr says how), 130 or 143 stopped by a signal, 1 a fault of
+    ours (one line, and the traceback with ``--traceback``).
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    if args[0] in ("-V", "--version"):
+        from quatrain import __version__
+
+        sys.stdout.write(f"quatrain {__version__}\n")
+        return 0
+    from quatrain.cli import _errors
+
+    return _errors.guarded(COMMANDS, args[0], args[1:])
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Quatrain: RNN, LSTM, Transformer and Mamba behind one interface: train, compare, stream.",
+            "",
+            "usage: quatrain COMMAND [ARGUMENTS]     quatrain COMMAND --help     quatrain --version",
+            "",
+            *lines,
+            "",
+            "Every command takes --traceback, which shows where an error came from.",
+            "",
+        ]
+    )
