@@ -1,0 +1,59 @@
+"""Records of a comparison -> a table for the terminal, a Markdown table and one self-contained HTML page. No torch.
+
+``write(out_dir)`` is the whole of it; ``table``, ``markdown`` and ``summary`` give the parts as plain data and need
+no optional extra. Rows may be incomplete (interrupted, diverged): what is there is shown, what is missing is named.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from quatrain import records
+from quatrain._files import write_atomic
+from quatrain.errors import DataError
+from quatrain.report.gather import Row, gather
+from quatrain.report.summary import Summary, summarise
+from quatrain.report.table import Table, plain
+from quatrain.report.table import markdown as _markdown
+
+__all__ = ["Summary", "Table", "markdown", "summary", "table", "write"]
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """The main table as strings: ``header`` and ``rows``, models by test loss, then the baselines."""
+    return plain(gather(rows))
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The main table in Markdown, with machine, config digest and date above it."""
+    return _markdown(gather(rows))
+
+
+def summary(rows: Iterable[Row]) -> Summary:
+    """The comparison in words: a headline, facts as (label, sentence), and warnings."""
+    return summarise(gather(rows))
+
+
+def write(out_dir: Path) -> Path:
+    """Write ``table.md`` and ``report.html`` beside ``records.jsonl`` in ``out_dir``; returns the page's path.
+
+    Each file is replaced whole or not at all. The page stays below 2 MB and loads nothing; costs about two seconds.
+
+    Raises
+    ------
+    DataError
+        ``records.jsonl`` is missing, unreadable, or holds no row.
+    MissingExtraError
+        altair or vl-convert-python is not installed (``pip install 'quatrain[report]'``); table.md is written.
+    """
+    source = Path(out_dir) / "records.jsonl"
+    if not source.is_file():
+        raise DataError(f"{source}: no such file; a comparison writes its records there")
+    comparison = gather(records.read(source))
+    if not comparison.rows:
+        raise DataError(f"{source}: holds no row")
+    write_atomic(source.with_name("table.md"), _markdown(comparison))
+    from quatrain.report.page import html  # altair takes a second to import: only for the page
+
+    page = source.with_name("report.html")
+    write_atomic(page, html(comparison))
+    return page

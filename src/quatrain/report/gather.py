@@ -1,0 +1,233 @@
+"""The rows of a comparison, put in order: what is known of each model, whatever is missing.
+
+Nothing here raises on an absent or null field: a comparison may have been interrupted, a model may have diverged, and
+the page then shows the rest. Rows that say the same thing twice (a resumed run) count once, the last one wins.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from quatrain.report.styles import BASELINE, Style, styles
+
+Row = Mapping[str, Any]
+Run = tuple[str, float, int]  # mixer, learning rate, seed
+
+_KEYS = {
+    "model": ("mixer",),
+    "train": ("mixer", "lr", "seed", "step"),
+    "valid": ("mixer", "lr", "seed", "step"),
+    "result": ("mixer", "seed"),
+    "step_cost": ("mixer", "context"),
+    "prefill": ("mixer", "length"),
+    "prefill_fit": ("mixer",),
+    "gradient": ("mixer", "k", "trained"),
+    "sample": ("mixer", "prompt"),
+    "baseline": ("name",),
+}
+
+
+def number(row: Row, key: str) -> float | None:
+    """A finite number of a row, or None where the field is absent, null or not a number."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def table_of(row: Row, key: str) -> Row:
+    """A nested table of a row, empty where the field is absent or something else."""
+    value = row.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def list_of(row: Row, key: str) -> list[Any]:
+    """A list of a row, empty where the field is absent or something else."""
+    value = row.get(key)
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the main table: a model or a baseline. ``values`` holds one number per seed, or one in all."""
+
+    key: str
+    style: Style
+    status: str  # ok, diverged, failed, unfinished, baseline
+    note: str = ""
+    seeds: tuple[int, ...] = ()
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def mean(self, key: str) -> float | None:
+        """Mean over seeds, or None where nothing was measured."""
+        values = self.values.get(key, ())
+        return fmean(values) if values else None
+
+    def spread(self, key: str) -> float | None:
+        """Sample standard deviation over seeds, or None for fewer than two."""
+        values = self.values.get(key, ())
+        return stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything the report knows. ``rows[kind]`` are that kind's rows, repeated ones dropped, in order of writing."""
+
+    about: Row
+    end: Row
+    rows: Mapping[str, list[Row]]
+    mixers: tuple[str, ...]
+    styles: Mapping[str, Style]
+    entries: tuple[Entry, ...]  # models, best test loss first, those without one at the end
+    baselines: tuple[Entry, ...]  # best first
+    contexts: tuple[int, int]  # the shortest and longest context at which a generated token was timed
+
+    def style(self, mixer: str) -> Style:
+        """The look of a mixer."""
+        return self.styles[mixer]
+
+    def of(self, kind: str, mixer: str) -> list[Row]:
+        """The rows of one kind and mixer."""
+        return [row for row in self.rows.get(kind, []) if row.get("mixer") == mixer]
+
+    def chosen(self, mixer: str, kind: str) -> dict[Run, list[Row]]:
+        """The curve of each seed at the learning rate that its result chose; without a result, of the longest run."""
+        runs = self.runs(mixer, kind)
+        wanted = {(row.get("seed"), number(row, "lr")) for row in self.of("result", mixer)}
+        found = {run: rows for run, rows in runs.items() if (run[2], run[1]) in wanted}
+        if found or not runs:
+            return found
+        longest = max(runs, key=lambda run: number(runs[run][-1], "tokens") or 0.0)
+        return {longest: runs[longest]}
+
+    def runs(self, mixer: str, kind: str) -> dict[Run, list[Row]]:
+        """The ``train`` or ``valid`` rows of each run of a mixer, by step; rows without a step or loss are left out."""
+        runs: dict[Run, list[Row]] = {}
+        for row in self.of(kind, mixer):
+            lr, step = number(row, "lr"), number(row, "step")
+            if lr is not None and step is not None and number(row, "loss") is not None:
+                runs.setdefault((mixer, lr, int(number(row, "seed") or 0)), []).append(row)
+        return {run: sorted(rows, key=lambda row: number(row, "step") or 0.0) for run, rows in runs.items()}
+
+
+def _unique(kind: str, rows: list[Row]) -> list[Row]:
+    names = _KEYS.get(kind)
+    if names is None:
+        return rows
+    return list({tuple(repr(row.get(name)) for name in names): row for row in rows}.values())
+
+
+def _mixers(about: Row, rows: Mapping[str, list[Row]]) -> tuple[str, ...]:
+    """Mixers asked for, then any others that have rows."""
+    named = [name for name in list_of(about, "mixers") if isinstance(name, str)]
+    seen = [row["mixer"] for kind in _KEYS for row in rows.get(kind, []) if isinstance(row.get("mixer"), str)]
+    return tuple(dict.fromkeys(named + seen))
+
+
+def _numbers(rows: Iterable[Row], key: str) -> tuple[float, ...]:
+    return tuple(value for value in (number(row, key) for row in rows) if value is not None)
+
+
+_FROM_RESULT = (
+    "test_loss",
+    "test_bits_per_byte",
+    "valid_loss",
+    "lr",
+    "tokens_per_second",
+    "train_seconds",
+    "peak_memory_bytes",
+)
+_FROM_MODEL = ("params", "params_embedding", "width", "flops_per_token")
+
+
+def _status(results: list[Row], seeds: int) -> tuple[str, str]:
+    bad = [row for row in results if row.get("status", "ok") != "ok"]
+    reasons = "; ".join(dict.fromkeys(str(row["reason"]) for row in bad if row.get("reason")))
+    if not results:
+        return "unfinished", "no result: the comparison stopped before it was done"
+    if len(bad) == len(results):
+        return str(bad[0]["status"]), reasons
+    parts = (
+        [f"{len(bad)} of {len(results)} seeds {bad[0]['status']}" + (f" ({reasons})" if reasons else "")]
+        if bad
+        else []
+    )
+    if len(results) < seeds:
+        parts.append(f"{len(results)} of {seeds} seeds done")
+    return "ok", "; ".join(parts)
+
+
+def _entry(
+    mixer: str, style: Style, rows: Mapping[str, list[Row]], seeds: int, contexts: tuple[int, int]
+) -> Entry:
+    def mine(kind: str) -> list[Row]:
+        return [row for row in rows.get(kind, []) if row.get("mixer") == mixer]
+
+    results, models = mine("result"), mine("model")
+    fine = [
+        row for row in results if row.get("status", "ok") == "ok" and number(row, "test_loss") is not None
+    ]
+    values = {key: _numbers(fine or results, key) for key in _FROM_RESULT}
+    values |= {key: _numbers(models, key) for key in _FROM_MODEL}
+    for row in mine("step_cost"):
+        for place, at in zip(("short", "long"), contexts, strict=True):
+            if number(row, "context") == at:
+                values[f"ms_{place}"] = _numbers([row], "ms_per_token")
+                values[f"state_{place}"] = _numbers([row], "state_bytes")
+    values["exponent"] = _numbers(mine("prefill_fit"), "exponent")
+    texts = {}
+    width, layers = (number(models[0], key) for key in ("width", "layers")) if models else (None, None)
+    if width is not None and layers is not None:
+        texts["width"] = f"{width:.0f} \N{MULTIPLICATION SIGN} {layers:.0f}"
+    status, note = _status(results, seeds)
+    seed_numbers = tuple(int(number(row, "seed") or 0) for row in fine)
+    return Entry(
+        key=mixer, style=style, status=status, note=note, seeds=seed_numbers, values=values, texts=texts
+    )
+
+
+def baseline_name(name: str) -> str:
+    """``markov-3`` -> ``order-3 Markov``; other names as they are."""
+    kind, _, order = name.partition("-")
+    return f"order-{order} Markov" if kind == "markov" and order else name
+
+
+def _baseline(row: Row) -> Entry:
+    name = str(row.get("name", "baseline"))
+    values = {key: _numbers([row], key) for key in ("test_loss", "test_bits_per_byte", "valid_loss")}
+    return Entry(
+        key=name, style=BASELINE._replace(name=baseline_name(name)), status="baseline", values=values
+    )
+
+
+def _by_test(entry: Entry) -> float:
+    test = entry.mean("test_loss")
+    return math.inf if test is None or entry.status not in ("ok", "baseline") else test
+
+
+def gather(rows: Iterable[Row]) -> Comparison:
+    """Sort the rows of a comparison's records (see quatrain.records) by what they tell; unknown kinds are ignored."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(str(row.get("kind")), []).append(row)
+    kinds = {kind: _unique(kind, found) for kind, found in kinds.items()}
+    about: Row = (kinds.get("comparison") or [{}])[-1]
+    mixers = _mixers(about, kinds)
+    looks = styles(mixers)
+    at = sorted({int(value) for value in _numbers(kinds.get("step_cost", []), "context")}) or [128, 16384]
+    contexts = (at[0], at[-1])
+    seeds = max(1, len(list_of(about, "seeds")))
+    entries = [_entry(mixer, looks[mixer], kinds, seeds, contexts) for mixer in mixers]
+    return Comparison(
+        about=about,
+        end=(kinds.get("end") or [{}])[-1],
+        rows=kinds,
+        mixers=mixers,
+        styles=looks,
+        entries=tuple(sorted(entries, key=_by_test)),
+        baselines=tuple(sorted((_baseline(row) for row in kinds.get("baseline", [])), key=_by_test)),
+        contexts=contexts,
+    )

@@ -1,0 +1,139 @@
+"""How the comparison was made, in words, and on what: the last two parts of the page."""
+
+from quatrain.report import numbers
+from quatrain.report.gather import Comparison, Row, list_of, number, table_of
+from quatrain.report.numbers import NBSP
+
+Pairs = list[tuple[str, str]]
+
+
+def _data(data: Row) -> str:
+    splits = table_of(data, "splits")
+    size, tokens, vocab = (number(data, key) for key in ("bytes", "tokens", "vocab"))
+    parts = [str(data.get("description") or data.get("name") or "not recorded").rstrip(".") + "."]
+    if size and tokens and vocab:
+        parts.append(f"{numbers.size(size)}, {numbers.count(tokens)} tokens, vocabulary {vocab:.0f}.")
+    named = (("train", "training"), ("valid", "validation"), ("test", "test"))
+    lengths = [
+        f"{numbers.count(value)} {name}" for key, name in named if (value := number(splits, key)) is not None
+    ]
+    if lengths:
+        parts.append(f"Split by contiguous ranges: {numbers.listed(lengths)} tokens.")
+    if data.get("digest"):
+        parts.append(f"Digest {data['digest']}.")
+    return " ".join(parts)
+
+
+def _protocol(about: Row) -> str:
+    target = number(about, "params_target")
+    size = f" ({numbers.count(target)})" if target else ""
+    batch, length = number(about, "batch"), number(about, "sequence")
+    shape = f" in batches of {batch:.0f} sequences of {length:.0f} tokens" if batch and length else ""
+    return (
+        f"Every model has the same number of non-embedding parameters{size} within 2{NBSP}%, reads the same tokens in "
+        f"the same order{shape}, and is trained with the same optimiser, schedule and grid of learning rates."
+    )
+
+
+def _selection(about: Row) -> str:
+    rates = [numbers.rate(rate) for rate in list_of(about, "learning_rates") if isinstance(rate, int | float)]
+    fraction, seeds = number(about, "rung_fraction"), list_of(about, "seeds")
+    grid = f"The learning rates {numbers.listed(rates)} are" if rates else "Each learning rate is"
+    until = (
+        f"the first {numbers.percent(fraction)} of the tokens" if fraction else "the first part of the tokens"
+    )
+    many = f"{len(seeds)} seeds ({numbers.listed([str(seed) for seed in seeds])})." if len(seeds) > 1 else ""
+    return (
+        f"{grid} trained on {until}; the one with the lowest validation loss goes on to the end. The test part is "
+        f"measured once, for that one. {many or 'One seed: a quick look.'}"
+    )
+
+
+def _budget(comparison: Comparison) -> str:
+    about, end = comparison.about, comparison.end
+    budget, tokens = number(about, "budget_seconds"), number(about, "tokens_per_model")
+    parts = []
+    if budget and tokens:
+        parts.append(
+            f"The budget of {numbers.duration(budget)} covers the training of all models at all learning rates. A short "
+            f"calibration on this machine turned it into {numbers.count(tokens)} tokens per model; from then on only "
+            "tokens counted, so an interrupted comparison resumes exactly."
+        )
+    spent, extra = number(end, "training_seconds"), number(end, "evaluation_seconds")
+    if spent is not None:
+        parts.append(f"Training took {numbers.duration(spent)} in fact.")
+    if extra is not None:
+        parts.append(f"Evaluation and measurements come on top: {numbers.duration(extra)}.")
+    return " ".join(parts) or "Not recorded."
+
+
+def _sampling(comparison: Comparison) -> str:
+    for row in comparison.rows.get("result", []):
+        used, whole = number(row, "test_tokens"), number(row, "test_total_tokens")
+        if used and whole and used < whole:
+            return (
+                f"The test loss is measured on {numbers.count(used)} of the {numbers.count(whole)} tokens of the test part "
+                f"({numbers.percent(used / whole)}), the same ones for every model and baseline."
+            )
+        if used and whole:
+            return f"The test loss is measured on the whole test part, {numbers.count(whole)} tokens."
+    return "Not recorded."
+
+
+def method(comparison: Comparison) -> Pairs:
+    """Headed paragraphs of the method section."""
+    about = comparison.about
+    names = [f"{base.style.name}" for base in comparison.baselines]
+    models = [
+        f"{comparison.style(str(row.get('mixer'))).name}: {row['summary']}."
+        for row in comparison.rows.get("model", [])
+        if row.get("summary")
+    ]
+    pairs = [
+        ("Data", _data(table_of(about, "data"))),
+        ("Fairness", _protocol(about)),
+        ("Choice of learning rate", _selection(about)),
+        ("Budget", _budget(comparison)),
+        ("Test", _sampling(comparison)),
+        (
+            "Speed and memory",
+            "Training speed is tokens over seconds of the training loop; peak memory is the largest "
+            "the training process held. Latency is one token at a time, batch of one, after a context of that length.",
+        ),
+    ]
+    if names:
+        pairs.append(
+            (
+                "Baselines",
+                f"Fitted by counting on the training part: {numbers.listed(names)}. A model that "
+                "does not beat them has learned nothing that counting does not give.",
+            )
+        )
+    if models:
+        pairs.append(("Models", " ".join(models)))
+    return pairs
+
+
+def footer(comparison: Comparison) -> Pairs:
+    """Machine, versions, commit, config, date: what is needed to repeat the numbers. Unknown ones are left out."""
+    about = comparison.about
+    machine, versions = table_of(about, "machine"), table_of(about, "versions")
+    memory, cores, threads = (number(machine, key) for key in ("memory_bytes", "cores", "threads"))
+    parts = [
+        str(machine.get("cpu") or ""),
+        f"{cores:.0f} cores" if cores else "",
+        f"{threads:.0f} threads used" if threads else "",
+        f"{numbers.size(memory)} memory" if memory else "",
+        f"device {machine['device']}" if machine.get("device") else "",
+        str(machine.get("os") or ""),
+    ]
+    pairs = [
+        ("Machine", ", ".join(part for part in parts if part)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Commit", str(about.get("commit") or "")),
+        ("Config digest", str(about.get("config_digest") or "")),
+        ("Comparison", str(about.get("id") or "")),
+        ("Started", str(about.get("started") or "")),
+        ("Command", str(about.get("command") or "")),
+    ]
+    return [(name, text) for name, text in pairs if text]

@@ -1,0 +1,271 @@
+"""The page: one HTML file that holds its style, its script and its data, and asks nobody for anything.
+
+Every text from the records goes through ``escape`` and every spec through ``_json``; a content security policy
+forbids requests even if one were forgotten.
+"""
+
+import json
+from datetime import datetime
+from html import escape
+from importlib.resources import files
+
+from quatrain.errors import MissingExtraError
+from quatrain.report import charts, numbers
+from quatrain.report.figures import FIGURES, Figure, test_bars
+from quatrain.report.gather import Comparison, Entry, number, table_of
+from quatrain.report.method import footer, method
+from quatrain.report.styles import OUTLINES, Style
+from quatrain.report.summary import Summary, beaten_by, summarise
+from quatrain.report.table import Column, Table, cell, columns, provenance, ranked, rate_grid
+
+try:
+    import vl_convert
+except ImportError as error:
+    raise MissingExtraError("report.html needs vl-convert-python: pip install 'quatrain[report]'") from error
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+_SAMPLE = 4000  # characters of one sample that the page shows
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+
+
+def _json(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _swatch(style: Style) -> str:
+    dash = "" if style.dash == (1, 0) else f' stroke-dasharray="{" ".join(map(str, style.dash))}"'
+    return (
+        f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><path d="M0 6H34" stroke="{style.colour}" '
+        f'stroke-width="2"{dash}/><path transform="translate(11 0)" d="{OUTLINES[style.shape]}" '
+        f'fill="{style.colour}"/></svg>'
+    )
+
+
+def _chart(figure: Figure, index: int) -> str:
+    subtitle, spec = figure.panels[index]
+    key = f"{figure.key}-{index}"
+    head = f"<p>{escape(subtitle)}</p>" if subtitle else ""
+    return (
+        f'<div class="panel">{head}<div class="chart" id="{key}" role="img" aria-label="{escape(figure.title)}"></div>'
+        f'<script type="application/json" id="{key}-spec">{_json(spec)}</script></div>'
+    )
+
+
+def _figure(figure: Figure, stamp: str) -> str:
+    legend = "".join(
+        f"<li>{_swatch(item.style)}{escape(item.style.name)}"
+        + (f"<span>{escape(item.remark)}</span>" if item.remark else "")
+        + "</li>"
+        for item in figure.legend
+    )
+    panels = "".join(_chart(figure, index) for index in range(len(figure.panels)))
+    missing = f" {escape(figure.missing)}" if figure.missing and figure.panels else ""
+    absent = f'<p class="absent">{escape(figure.missing)}</p>' if not figure.panels else ""
+    wide = ' class="wide"' if len(figure.panels) > 1 else ""
+    return (
+        f'<figure id="{figure.key}"{wide}><h3>{escape(figure.title)}</h3>'
+        + (f'<ul class="legend">{legend}</ul>' if legend else "")
+        + (f'<div class="panels">{panels}</div>' if panels else absent)
+        + f'<figcaption>{escape(figure.caption)}{missing}<span class="stamp">{stamp}</span></figcaption></figure>'
+    )
+
+
+def _summary(summary: Summary, figure: Figure, stamp: str) -> str:
+    facts = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in summary.facts
+    )
+    warnings = "".join(f"<li>{escape(text)}</li>" for text in summary.warnings)
+    return (
+        f'<div class="summary" id="summary"><div><dl class="facts">{facts}</dl>'
+        + (f'<ul class="warnings">{warnings}</ul>' if warnings else "")
+        + f"</div>{_figure(figure, stamp)}</div>"
+    )
+
+
+def _head(title: str, unit: str, note: str) -> str:
+    return (
+        f'<th scope="col" title="{escape(note)}"><button type="button">{escape(title)}</button>'
+        f"<small>{escape(unit)}</small></th>"
+    )
+
+
+def _line(entry: Entry, shown: list[Column], best: dict[str, float]) -> str:
+    status = (
+        "" if entry.status in ("ok", "baseline") else f' <span class="status">({escape(entry.status)})</span>'
+    )
+    cells = []
+    for column in shown:
+        value = entry.mean(column.key)
+        mark = ' class="best"' if value is not None and value == best.get(column.key) else ""
+        data = f' data-v="{value!r}"' if value is not None else ""
+        cells.append(f"<td{mark}{data}>{escape(cell(entry, column))}</td>")
+    kind = ' class="baseline"' if entry.status == "baseline" else ""
+    return (
+        f'<tr{kind}><th scope="row">{_swatch(entry.style)}{escape(entry.style.name)}{status}</th>'
+        + "".join(cells)
+        + "</tr>"
+    )
+
+
+def _best(comparison: Comparison, shown: list[Column]) -> dict[str, float]:
+    """The best value of each column among the models that finished, where at least two have one."""
+    found = {}
+    for column in shown:
+        values = [entry.mean(column.key) for entry in comparison.entries if entry.status == "ok"]
+        known = [value for value in values if value is not None]
+        if column.best and len(known) > 1 and min(known) < max(known):
+            found[column.key] = min(known) if column.best == "low" else max(known)
+    return found
+
+
+def _main_table(comparison: Comparison, stamp: str) -> str:
+    shown = columns(comparison)
+    best = _best(comparison, shown)
+    heads = _head("Model", "", "architecture or trivial baseline")
+    heads += "".join(_head(column.title, column.unit, column.help) for column in shown)
+    lines = "".join(_line(entry, shown, best) for entry in ranked(comparison))
+    losing = [(entry, beaten_by(comparison, entry)) for entry in comparison.entries]
+    notes = [
+        f"{entry.style.name} does not beat {numbers.listed([base.style.name for base in bases])}."
+        for entry, bases in losing
+        if bases
+    ]
+    notes.append("Bold: best of its column among the models. Click a heading to sort.")
+    return (
+        f'<div class="box" tabindex="0" role="region" aria-label="Main table"><table><thead><tr>{heads}</tr></thead>'
+        f'<tbody>{lines}</tbody></table></div><p class="under">{escape(" ".join(notes))}'
+        f'<span class="stamp">{stamp}</span></p>'
+    )
+
+
+def _plain_table(table: Table, label: str) -> str:
+    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.header)
+    lines = ""
+    for name, *cells in table.rows:
+        tds = (f"<td{' class=best' if text.endswith('*') else ''}>{escape(text)}</td>" for text in cells)
+        lines += f'<tr><th scope="row">{escape(name)}</th>{"".join(tds)}</tr>'
+    return (
+        f'<div class="box" tabindex="0" role="region" aria-label="{escape(label)}"><table><thead><tr>{heads}</tr>'
+        f"</thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _grid(comparison: Comparison, stamp: str) -> str:
+    table = rate_grid(comparison)
+    if not table.rows:
+        return '<p class="absent">No validation loss was recorded.</p>'
+    note = (
+        "Validation loss in nats per token, each rate stopped at the same step. * is the rate that was chosen and "
+        f"trained to the end; {numbers.DASH} did not get that far."
+    )
+    return (
+        _plain_table(table, "Learning rates")
+        + f'<p class="under">{escape(note)}<span class="stamp">{stamp}</span></p>'
+    )
+
+
+def _samples(comparison: Comparison) -> str:
+    cards = []
+    for entry in comparison.entries:
+        for row in comparison.of("sample", entry.key)[:3]:
+            prompt, text = (
+                str(row.get(key) or "").translate(_CONTROLS)[:_SAMPLE] for key in ("prompt", "text")
+            )
+            cards.append(
+                f'<article class="sample" style="border-top-color:{entry.style.colour}"><h3>{escape(entry.style.name)}'
+                f'</h3><pre tabindex="0"><span class="prompt">{escape(prompt)}</span>{escape(text)}</pre></article>'
+            )
+    return (
+        f'<div class="samples">{"".join(cards)}</div>'
+        if cards
+        else '<p class="absent">No text was sampled.</p>'
+    )
+
+
+def _pairs(pairs: list[tuple[str, str]], kind: str = "") -> str:
+    if kind:
+        lines = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in pairs)
+        return f'<dl class="{kind}">{lines}</dl>'
+    return (
+        "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in pairs) + "</dl>"
+    )
+
+
+def _section(key: str, title: str, lead: str, body: str) -> str:
+    intro = f"<p>{escape(lead)}</p>" if lead else ""
+    return f'<section id="{key}"><h2>{escape(title)}</h2>{intro}{body}</section>'
+
+
+def _kicker(comparison: Comparison) -> str:
+    data, about = table_of(comparison.about, "data"), comparison.about
+    budget, target = number(about, "budget_seconds"), number(about, "params_target")
+    parts = [
+        "Quatrain comparison",
+        str(data.get("name") or ""),
+        f"{numbers.count(target)} parameters each" if target else "",
+        f"{numbers.duration(budget)} of training in all" if budget else "",
+        _date(about.get("started")),
+    ]
+    return " \N{MIDDLE DOT} ".join(escape(part) for part in parts if part)
+
+
+def _date(started: object) -> str:
+    try:
+        when = datetime.fromisoformat(str(started))
+    except ValueError:
+        return ""
+    return f"{when.day} {when:%B %Y}"
+
+
+def bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, of the release that the charts were written for."""
+    version = charts.schema_version()
+    known = vl_convert.get_vegalite_versions()
+    if version not in known:
+        raise MissingExtraError(
+            f"altair writes Vega-Lite {version}, vl-convert-python knows {', '.join(known)}: "
+            "pip install --upgrade 'quatrain[report]'"
+        )
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return script.replace("</script", "<\\/script")
+
+
+def html(comparison: Comparison) -> str:
+    """The whole page as text; costs about two seconds, nearly all of it the chart library's bundling."""
+    here = files("quatrain.report")
+    summary = summarise(comparison)
+    stamp = escape(" \N{MIDDLE DOT} ".join(provenance(comparison)))
+    drawn = "".join(_figure(make(comparison), stamp) for make in FIGURES)
+    links = {
+        "summary": "Summary",
+        "table": "Table",
+        "charts": "Charts",
+        "samples": "Samples",
+        "rates": "Learning rates",
+    }
+    links |= {"method": "Method"}
+    nav = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in links.items())
+    sections = [
+        _section("table", "All numbers", "", _main_table(comparison, stamp)),
+        _section("charts", "Charts", "Hover a point for its numbers.", f'<div class="figures">{drawn}</div>'),
+        _section(
+            "samples",
+            "What each one writes",
+            "The same prompt for all (underlined), then the model's own text.",
+            _samples(comparison) + f'<p class="under"><span class="stamp">{stamp}</span></p>',
+        ),
+        _section("rates", "Learning rates tried", "", _grid(comparison, stamp)),
+        _section("method", "Method", "", _pairs(method(comparison), "method")),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{escape(summary.headline)}</title>\n<style>\n{(here / 'page.css').read_text('utf-8')}</style></head>\n"
+        f'<body><div class="page"><header><p class="kicker">{_kicker(comparison)}</p>'
+        f'<h1>{escape(summary.headline)}</h1></header><nav aria-label="Parts of this page"><ul>{nav}</ul></nav>'
+        f"<main>{_summary(summary, test_bars(comparison), stamp)}{''.join(sections)}</main>"
+        f"<footer>{_pairs(footer(comparison))}</footer></div>\n"
+        f"<script>{bundle()}</script>\n<script>\n{(here / 'page.js').read_text('utf-8')}</script></body></html>\n"
+    )

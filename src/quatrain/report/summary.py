@@ -1,0 +1,249 @@
+"""The comparison in words, written from its numbers: what a person reads in half a minute."""
+
+import math
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from quatrain.report import numbers
+from quatrain.report.gather import Comparison, Entry, list_of, number, table_of
+from quatrain.report.numbers import NBSP, listed
+
+# A rule of thumb, said as such on the page: where one seed was trained, models closer than this are called level.
+LEVEL = 0.01
+
+# Two-sided 95 % quantiles of Student's t for 1..10 degrees of freedom.
+_T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+class Summary(NamedTuple):
+    """A headline, facts as (label, sentence), and what is missing or wrong."""
+
+    headline: str
+    facts: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def ranking(comparison: Comparison) -> list[Entry]:
+    """The models that have a test loss, best first."""
+    return [
+        entry for entry in comparison.entries if entry.status == "ok" and entry.mean("test_loss") is not None
+    ]
+
+
+def quality(entry: Entry) -> str:
+    """The test loss of a line in the unit that people compare: bits per byte where known."""
+    bits, nats = entry.mean("test_bits_per_byte"), entry.mean("test_loss")
+    return (
+        f"{numbers.loss(bits)} bits per byte"
+        if bits is not None
+        else f"{numbers.loss(nats or 0.0)} nats per token"
+    )
+
+
+def gap(better: Entry, worse: Entry) -> float:
+    """By what fraction of its own loss the second is worse: (worse - better) / worse."""
+    best, other = better.mean("test_loss") or 0.0, worse.mean("test_loss") or 0.0
+    return (other - best) / other if other else 0.0
+
+
+def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
+    """Mean and 95 % half-width of the loss difference over the seeds both have, and how many; None below two."""
+    left = dict(zip(better.seeds, better.values.get("test_loss", ()), strict=False))
+    right = dict(zip(worse.seeds, worse.values.get("test_loss", ()), strict=False))
+    differences = [right[seed] - left[seed] for seed in left if seed in right]
+    n = len(differences)
+    if n < 2:
+        return None
+    quantile = _T95[n - 2] if n - 2 < len(_T95) else 2.2
+    return fmean(differences), quantile * stdev(differences) / math.sqrt(n), n
+
+
+def level(better: Entry, worse: Entry) -> bool:
+    """Whether two models are too close to tell apart: by paired seeds, or with one seed by the rule of thumb."""
+    test = paired(better, worse)
+    return test[0] <= test[1] if test else gap(better, worse) < LEVEL
+
+
+def _headline(comparison: Comparison, order: list[Entry]) -> str:
+    name = str(table_of(comparison.about, "data").get("name") or "the test part")
+    if not order:
+        return "No model has a test result yet."
+    first = order[0]
+    if len(order) == 1:
+        return f"{first.style.name} is the only model with a test result: {quality(first)} on {name}."
+    tied = [entry for entry in order[1:] if level(first, entry)]
+    if tied:
+        names = listed([entry.style.name for entry in (first, *tied)])
+        apart = numbers.percent(gap(first, tied[-1]))
+        return (
+            f"{names} are level on {name}: {quality(first)} for the best, {apart} apart. Too close to call."
+        )
+    second = order[1]
+    return (
+        f"{first.style.name} predicts {name} best: {quality(first)} on the test part, "
+        f"{numbers.percent(gap(first, second))} less than {second.style.name} in second place."
+    )
+
+
+def _confidence(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | None:
+    if len(order) < 2:
+        return None
+    first, second = order[:2]
+    test = paired(first, second)
+    if test is None:
+        close = "gaps under 1" + NBSP + "% are called level here by rule of thumb"
+        return "How sure", f"One seed each: a quick look. The noise between seeds was not measured; {close}."
+    mean, half, seeds = test
+    verdict = "within noise" if mean <= half else "beyond noise"
+    return "How sure", (
+        f"{seeds} seeds each. {second.style.name} is behind {first.style.name} by {numbers.loss(mean)} "
+        f"{numbers.PLUS_MINUS} {numbers.loss(half)} nats (paired, 95{NBSP}%): {verdict}."
+    )
+
+
+def _ends(order: list[Entry], key: str) -> tuple[Entry, float, Entry, float] | None:
+    """The entries with the smallest and the largest value of a column, None where fewer than two have it."""
+    known = sorted(
+        ((value, entry) for entry in order if (value := entry.mean(key)) is not None), key=lambda p: p[0]
+    )
+    return (known[0][1], known[0][0], known[-1][1], known[-1][0]) if len(known) > 1 else None
+
+
+def _speed(order: list[Entry]) -> tuple[str, str] | None:
+    ends = _ends(order, "tokens_per_second")
+    if not ends:
+        return None
+    slow, least, fast, most = ends
+    return "Fastest to train", (
+        f"{fast.style.name}, {numbers.count(most)} tokens/s: {numbers.times(most / least)} the speed of "
+        f"{slow.style.name} ({numbers.count(least)})."
+    )
+
+
+def _latency(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | None:
+    ends = _ends(order, "ms_long")
+    if not ends:
+        return None
+    cheap, least, dear, most = ends
+    at, show = numbers.context(comparison.contexts[1]), numbers.significant
+    return f"Cheapest token at {at}", (
+        f"{cheap.style.name}, {show(least)}{NBSP}ms for each new token after {at} of context; {dear.style.name} needs "
+        f"{show(most)}{NBSP}ms, {numbers.times(most / least)} as long."
+    )
+
+
+def _memory(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | None:
+    parts = []
+    ends = _ends(order, "state_long")
+    if ends:
+        small, least, large, most = ends
+        grows = [
+            e.style.name
+            for e in order
+            if (e.mean("state_long") or 0) > 1.5 * (e.mean("state_short") or math.inf)
+        ]
+        parts.append(
+            f"After {numbers.context(comparison.contexts[1])} tokens a sequence keeps {numbers.size(least)} in "
+            f"{small.style.name} and {numbers.size(most)} in {large.style.name}."
+        )
+        if grows:
+            verb = "grows" if len(grows) == 1 else "grow"
+            parts.append(
+                f"Only {listed(grows)} {verb} with the context." if len(grows) < len(order) else "All grow."
+            )
+    ends = _ends(order, "peak_memory_bytes")
+    if ends:
+        small, least, large, most = ends
+        parts.append(
+            f"Training peaks at {numbers.size(least)} ({small.style.name}) to {numbers.size(most)} ({large.style.name})."
+        )
+    return ("Memory", " ".join(parts)) if parts else None
+
+
+def _against_baselines(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | None:
+    if not comparison.baselines or not order:
+        return None
+    best = comparison.baselines[0]
+    bar = best.mean("test_loss")
+    if bar is None:
+        return None
+    losers = [entry for entry in order if (entry.mean("test_loss") or 0.0) >= bar]
+    what = f"the best trivial baseline ({best.style.name}, {quality(best)})"
+    if not losers:
+        every = (
+            f"All {len(order)} models beat"
+            if len(order) > 2
+            else "Both models beat"
+            if len(order) == 2
+            else "It beats"
+        )
+        return "Baselines", f"{every} {what}."
+    names = listed([entry.style.name for entry in losers])
+    if len(losers) == len(order):
+        return (
+            "Baselines",
+            f"No model beats {what}: with this budget nothing useful was learned beyond counting.",
+        )
+    return "Baselines", f"{names} {'does' if len(losers) == 1 else 'do'} not beat {what}; the others do."
+
+
+def beaten_by(comparison: Comparison, entry: Entry) -> list[Entry]:
+    """The baselines that a model does not beat on the test part."""
+    own = entry.mean("test_loss")
+    if own is None or entry.status != "ok":
+        return []
+    return [base for base in comparison.baselines if (base.mean("test_loss") or math.inf) <= own]
+
+
+def _warnings(comparison: Comparison, order: list[Entry]) -> list[str]:
+    found = []
+    if not comparison.about:
+        found.append(
+            "The record of the comparison itself is missing: machine, data and settings are unknown."
+        )
+    if not comparison.end:
+        found.append("This comparison has not finished; the page shows what was measured so far.")
+    elif comparison.end.get("complete") is False:
+        found.append("This comparison was stopped before it was complete; the page shows what was measured.")
+    found += [
+        f"{e.style.name} {e.status}: {e.note or 'no reason recorded'}."
+        for e in comparison.entries
+        if e.status not in ("ok", "unfinished")
+    ]
+    absent = [entry.style.name for entry in comparison.entries if entry.status == "unfinished"]
+    if absent:
+        found.append(f"No result for {listed(absent)}.")
+    found += [f"{e.style.name}: {e.note}." for e in comparison.entries if e.status == "ok" and e.note]
+    rates = sorted(
+        rate for rate in list_of(comparison.about, "learning_rates") if isinstance(rate, int | float)
+    )
+    if len(rates) > 2:
+        for end, rate, more in (("lowest", rates[0], "lower"), ("highest", rates[-1], "higher")):
+            edge = [
+                e.style.name
+                for e in order
+                if any(number(r, "lr") == rate for r in comparison.of("result", e.key))
+            ]
+            if edge:
+                found.append(
+                    f"{listed(edge)} chose the {end} learning rate of the grid ({numbers.rate(rate)}): "
+                    f"a {more} one might do better."
+                )
+    return found
+
+
+def summarise(comparison: Comparison) -> Summary:
+    """Write the summary of a comparison; facts that no number supports are left out."""
+    order = ranking(comparison)
+    facts = (
+        _confidence(comparison, order),
+        _against_baselines(comparison, order),
+        _speed(order),
+        _latency(comparison, order),
+        _memory(comparison, order),
+    )
+    return Summary(
+        _headline(comparison, order),
+        tuple(fact for fact in facts if fact),
+        tuple(_warnings(comparison, order)),
+    )

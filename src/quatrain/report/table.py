@@ -1,0 +1,206 @@
+"""The main table, once as plain strings (terminal, Markdown) and once as columns that the page renders itself."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from quatrain.report import numbers
+from quatrain.report.gather import Comparison, Entry, Row, list_of, number, table_of
+
+Show = Callable[[float], str]
+
+
+class Column(NamedTuple):
+    """One column: ``best`` is which end of it is good (``low``, ``high`` or neither), ``help`` says what it is."""
+
+    key: str
+    title: str
+    unit: str
+    show: Show
+    best: str
+    help: str
+
+
+class Table(NamedTuple):
+    """Plain strings: a header and rows of the same length; the first column is the name."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """The columns of the main table; the two contexts are the shortest and the longest that were timed."""
+    short, far = (numbers.context(value) for value in comparison.contexts)
+    one = numbers.significant
+    low, high = "low", "high"
+    return [
+        Column(
+            "test_loss",
+            "Test loss",
+            "nats/token",
+            numbers.loss,
+            low,
+            "mean loss on the test part, measured once",
+        ),
+        Column(
+            "test_bits_per_byte", "Test", "bits/byte", numbers.loss, low, "the same loss per byte of text"
+        ),
+        Column(
+            "valid_loss",
+            "Valid loss",
+            "nats/token",
+            numbers.loss,
+            low,
+            "loss on the validation part, which chose lr",
+        ),
+        Column("params", "Parameters", "non-embedding", numbers.count, "", "equal for all models within 2 %"),
+        Column(
+            "width",
+            "Size",
+            "width \N{MULTIPLICATION SIGN} layers",
+            one,
+            "",
+            "model width and number of layers",
+        ),
+        Column("lr", "Learning rate", "chosen", numbers.rate, "", "the rate with the best validation loss"),
+        Column(
+            "flops_per_token",
+            "Work",
+            "FLOPs/token",
+            numbers.count,
+            low,
+            "forward pass at the training context",
+        ),
+        Column(
+            "tokens_per_second",
+            "Training",
+            "tokens/s",
+            numbers.count,
+            high,
+            "speed of training on this machine",
+        ),
+        Column(
+            "peak_memory_bytes", "Peak memory", "training", numbers.size, low, "largest memory of the process"
+        ),
+        Column(
+            "state_long",
+            "State",
+            f"at {far}",
+            numbers.size,
+            low,
+            "live bytes kept per sequence while generating",
+        ),
+        Column(
+            "ms_short", "Latency", f"ms/token at {short}", one, low, "time of one generated token, batch 1"
+        ),
+        Column("ms_long", "Latency", f"ms/token at {far}", one, low, "time of one generated token, batch 1"),
+        Column(
+            "exponent",
+            "Prefill",
+            "time ~ length^n",
+            lambda n: f"{n:.2f}",
+            low,
+            "fitted exponent n of reading a prompt",
+        ),
+    ]
+
+
+def cell(entry: Entry, column: Column) -> str:
+    """One cell as text: ``mean +- deviation`` over seeds where there are several, a dash where nothing is known."""
+    if column.key in entry.texts:
+        return entry.texts[column.key]
+    mean, spread = entry.mean(column.key), entry.spread(column.key)
+    if mean is None:
+        return "" if entry.status == "baseline" else numbers.DASH
+    spreads = spread is not None and column.key in ("test_loss", "test_bits_per_byte", "valid_loss")
+    return column.show(mean) + (f" {numbers.PLUS_MINUS} {column.show(spread or 0.0)}" if spreads else "")
+
+
+def label(entry: Entry) -> str:
+    """The name of a line, with its status where that is not plain success."""
+    return entry.style.name + ("" if entry.status in ("ok", "baseline") else f" ({entry.status})")
+
+
+def ranked(comparison: Comparison) -> list[Entry]:
+    """Models, best first, then the baselines, best first."""
+    return [*comparison.entries, *comparison.baselines]
+
+
+def plain(comparison: Comparison) -> Table:
+    """The main table as strings, with the unit in the header."""
+    shown = columns(comparison)
+    header = ("Model", *(f"{column.title} ({column.unit})" for column in shown))
+    rows = (
+        (label(entry), *(cell(entry, column).replace(numbers.NBSP, " ") for column in shown))
+        for entry in ranked(comparison)
+    )
+    return Table(header, tuple(rows))
+
+
+def provenance(comparison: Comparison) -> list[str]:
+    """Machine, settings and date in short phrases: what a figure needs so that it can be trusted alone."""
+    about, machine = comparison.about, table_of(comparison.about, "machine")
+    threads, device = machine.get("threads"), machine.get("device")
+    parts = [
+        str(machine.get("cpu") or "machine not recorded"),
+        f"{threads} threads" if threads else "",
+        str(device) if device and device != "cpu" else "",
+        f"config {about['config_digest']}" if about.get("config_digest") else "",
+        f"commit {str(about['commit'])[:12]}" if about.get("commit") else "",
+        str(about.get("started") or "")[:10],
+    ]
+    return [part for part in parts if part]
+
+
+def _rung(curves: dict[float, list[Row]], chosen: set[float | None]) -> float:
+    """The step at which the rates were compared: the last one of those that were not trained on."""
+    ends = {rate: number(rows[-1], "step") or 0.0 for rate, rows in curves.items()}
+    return max((end for rate, end in ends.items() if rate not in chosen), default=max(ends.values()))
+
+
+def rate_grid(comparison: Comparison) -> Table:
+    """Validation loss of each learning rate at the step where the rates of a mixer were compared (the rung).
+
+    The rate that was chosen is marked with ``*``; a rate that did not get there (diverged, or not run) shows a dash.
+    Empty without validation rows.
+    """
+    runs = [run for mixer in comparison.mixers for run in comparison.runs(mixer, "valid")]
+    asked = [
+        float(rate) for rate in list_of(comparison.about, "learning_rates") if isinstance(rate, int | float)
+    ]
+    rates = sorted({run[1] for run in runs}.union(asked))
+    lines = []
+    for mixer in dict.fromkeys(run[0] for run in runs):
+        found = comparison.runs(mixer, "valid")
+        seed = min(run[2] for run in found)
+        curves = {run[1]: rows for run, rows in found.items() if run[2] == seed}
+        results = [row for row in comparison.of("result", mixer) if int(number(row, "seed") or 0) == seed]
+        chosen = {number(row, "lr") for row in results}
+        rung = _rung(curves, chosen)
+        cells, tokens = [], numbers.DASH
+        for rate in rates:
+            there = [row for row in curves.get(rate, []) if number(row, "step") == rung]
+            if there:
+                tokens = numbers.count(number(there[-1], "tokens") or 0.0)
+            text = numbers.loss(number(there[-1], "loss") or 0.0) if there else numbers.DASH
+            cells.append(text + ("*" if rate in chosen else ""))
+        lines.append((comparison.style(mixer).name, *cells, tokens))
+    header = ("Model", *(numbers.rate(rate) for rate in rates), "after tokens")
+    return Table(header if lines else (), tuple(lines))
+
+
+def markdown(comparison: Comparison) -> str:
+    """The main table as Markdown, with a line of provenance above it."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    table, data = plain(comparison), table_of(comparison.about, "data")
+    align = ["---", *["---:"] * (len(table.header) - 1)]
+    parts = [f"data {data['name']}" if data.get("name") else "", *provenance(comparison)]
+    notes = [f"{label(entry)}: {entry.note}" for entry in comparison.entries if entry.note]
+    blocks = [
+        ", ".join(part for part in parts if part) + ".",
+        "\n".join([line(table.header), line(align), *(line(row) for row in table.rows)]),
+        *(f"- {note}" for note in notes),
+    ]
+    return "\n\n".join(blocks) + "\n"
