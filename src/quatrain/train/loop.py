@@ -1,0 +1,342 @@
+"""One training run: step, look at the validation part, save; and go on where it stopped."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from math import nan
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from quatrain import checkpoint
+from quatrain.config.check import check
+from quatrain.config.schema import digest, to_dict
+from quatrain.data.sampler import Streams, Windows
+from quatrain.data.tokens import TokenFile, prepare
+from quatrain.errors import ConfigError, DataError
+from quatrain.model.count import parameters
+from quatrain.model.init import initialise
+from quatrain.model.lm import LanguageModel
+from quatrain.records import Writer
+from quatrain.train import _carry, _health, _machine, optim, run_dir
+from quatrain.train._signals import Interrupted, StopSignals
+from quatrain.train.config import RunConfig
+from quatrain.train.validate import Validation
+
+Events = Callable[[dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; saved with every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # of training steps, over all sessions; evaluation and saving are not in it
+    loss: float = nan  # nats per token of the last step
+    valid: float = nan  # nats per token of the last look at the validation part
+    best_valid: float = nan
+    best_step: int = 0  # 0: no look yet
+    records: int = 0  # bytes of the records that belong to this step
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `train` returns. ``status`` is "finished", or "stopped" at ``stop_at``."""
+
+    status: Literal["finished", "stopped"]
+    out: Path
+    checkpoint: Path
+    progress: Progress
+    resumed_from: int  # 0: this call began the run
+    peak_memory_bytes: int  # of the whole process
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    events: Events | None = None,
+    stop_at: int | None = None,
+    *,
+    tokens: TokenFile | None = None,
+    threads: int | None = None,
+) -> Result:
+    """Train a language model in ``out``, or go on where the run in ``out`` stopped.
+
+    Killed at any moment and called again, a run gives the losses and weights of an uninterrupted one, bit for bit, on
+    the same machine and versions: a step depends only on weights, moments and carried state, which a checkpoint
+    holds whole, on (seed, step), which draws the batch and dropout, and on the thread count, which is restored.
+    Deterministic kernels are on while it runs. The first SIGINT or SIGTERM ends the step, saves and raises Interrupted.
+
+    Args:
+        config: model, data and optimisation; must equal that of a run already in ``out``.
+        out: the run's directory, made when missing.
+        events: called with every row of the records as it is written, and with display-only rows ("note", "resume").
+        stop_at: a step to stop and save at, to go on later; the whole run by default.
+        tokens: prepared data in place of ``config.data``, shared between runs.
+        threads: CPU threads; by default those of the run so far, else torch's own number.
+
+    Raises:
+        ConfigError: another config or process in ``out``, or settings that contradict each other or the data.
+        DataError: text that is missing, too short, or changed since the run began.
+        CheckpointError: the run's last checkpoint is damaged.
+        DivergedError: NaN or infinity; names step, parameter and last good checkpoint.
+        OSError: ``out`` can't be written; what was saved before stays whole.
+        Interrupted: a signal; the run is saved.
+    """
+    out = Path(out)
+    check(stop_at is None or stop_at >= 1, "stop_at", stop_at, "must be at least 1")
+    check(threads is None or threads >= 1, "threads", threads, "must be at least 1")
+    with run_dir.claimed(out, config), StopSignals() as stop:
+        newest = checkpoint.latest(out)
+        saved = checkpoint.read(newest) if newest else None
+        if saved and saved.step >= config.train.steps:
+            progress = Progress(**saved.meta["progress"])
+            return Result("finished", out, saved.path, progress, saved.step, _machine.peak_memory_bytes())
+        wanted = threads or (saved.meta["machine"]["threads"] if saved else torch.get_num_threads())
+        with _machine.numerics(wanted):
+            data = tokens or prepare(config.data.source, out / run_dir.DATA, config.data.fractions)
+            run = _Run(config, out, data, saved, events or (lambda row: None))
+            try:
+                return run.until(min(stop_at or config.train.steps, config.train.steps), stop)
+            finally:
+                run.writer.close()
+
+
+class _Run:
+    """The moving parts of one run in one process."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        data: TokenFile,
+        saved: "checkpoint.Checkpoint | None",
+        events: Events,
+    ) -> None:
+        settings = config.train
+        self.config, self.out, self.data, self.events = config, out, data, events
+        if data.vocab > config.model.vocab:
+            raise ConfigError(f"model.vocab = {config.model.vocab}: must be at least {data.vocab}, that of {data.name}")
+        kind = Streams if settings.carry_state else Windows
+        rest = {} if settings.carry_state else {"seed": settings.seed}
+        self.sampler = kind(data.part("train"), settings.sequence, settings.batch, **rest)
+        rows = settings.batch // settings.accumulate
+        self.validation = Validation(data.part("valid"), settings.sequence, settings.eval_tokens, rows)
+        self.model = LanguageModel(config.model)
+        initialise(self.model, settings.seed)
+        self.model.train()
+        self.optimizer = optim.optimizer(self.model, settings)
+        self.carry: list[Any] = [None] * settings.accumulate
+        self.progress = Progress()
+        self.machine = _machine.describe()
+        self.last_good: Path | None = None
+        if saved:
+            self._restore(saved)
+        self.resumed_from = self.progress.step
+        run_dir.write_config(out, config)
+        self.writer = Writer(out / run_dir.RECORDS, truncate_to=self.progress.records)
+        self._announce(saved)
+
+    # -- beginning and end
+
+    def _restore(self, saved: "checkpoint.Checkpoint") -> None:
+        meta = saved.meta
+        if meta["data"]["digest"] != self.data.digest:
+            raise DataError(
+                f"data.source = {self.config.data.source!r}: has digest {self.data.digest}, "
+                f"the run in {self.out} began with {meta['data']['digest']}; give the same text or another out"
+            )
+        self.model.load_state_dict(saved.tensors("model"))
+        optim.load_state(self.optimizer, self.model, saved.tensors("optimizer"))
+        if meta["carried"]:
+            tensors = saved.tensors("carry")
+            rows = self.config.train.batch // self.config.train.accumulate
+            like = self.model.initial_state(rows)
+            self.carry = [_carry.rebuild(like, tensors, str(part)) for part in range(len(self.carry))]
+        self.progress = Progress(**meta["progress"])
+        self.last_good = saved.path
+
+    def _announce(self, saved: "checkpoint.Checkpoint | None") -> None:
+        if saved:
+            for difference in _machine.differences(saved.meta["machine"]):
+                text = f"{difference}: the last bits may differ from an uninterrupted run"
+                self.events({"kind": "note", "text": text})
+            self.events({"kind": "resume", "steps": self.config.train.steps, **asdict(self.progress)})
+            return
+        counts = parameters(self.model)
+        self._record(
+            "run",
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            config=to_dict(self.config),
+            digest=digest(self.config),
+            data=self._data(),
+            params=counts.rest,
+            params_embedding=counts.embedding,
+            machine=self.machine,
+            validation_tokens=self.validation.tokens,
+        )
+
+    def _data(self) -> dict[str, object]:
+        return {"name": self.data.name, "digest": self.data.digest, "vocab": self.data.vocab}
+
+    def until(self, last: int, stop: StopSignals) -> Result:
+        """Train up to and with step ``last``."""
+        settings = self.config.train
+        while self.progress.step < last:
+            self._step(self.progress.step + 1)
+            step = self.progress.step
+            finished = step == settings.steps
+            better = (finished or step % settings.eval_every == 0) and self._validate()
+            if finished:
+                self._end()
+            if finished or better or stop.number or step == last or step % settings.save_every == 0:
+                self._save()
+            if stop.number and not finished:
+                raise Interrupted(self._how_to_go_on(), stop.number)
+        assert self.last_good is not None
+        status: Literal["finished", "stopped"] = "finished" if self.progress.step == settings.steps else "stopped"
+        peak = _machine.peak_memory_bytes()
+        return Result(status, self.out, self.last_good, self.progress, self.resumed_from, peak)
+
+    def _how_to_go_on(self) -> str:
+        done = f"stopped at step {self.progress.step} of {self.config.train.steps}, saved in {self.out}"
+        return f"{done}; go on with: quatrain train --resume {self.out}"
+
+    # -- one step
+
+    def _step(self, step: int) -> None:
+        settings = self.config.train
+        began = time.perf_counter()
+        rate = optim.learning_rate(settings, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_mix(settings.seed, step))  # dropout is a function of (seed, step): nothing to restore
+        loss = self._backward(step)
+        gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        _health.check_step(self.model, loss, norm, step, self.last_good)
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress = replace(
+            self.progress,
+            step=step,
+            tokens=self.progress.tokens + settings.batch_tokens,
+            seconds=self.progress.seconds + time.perf_counter() - began,
+            loss=loss,
+        )
+        if step % settings.log_every == 0 or step == settings.steps:
+            self._record(
+                "step",
+                step=step,
+                tokens=self.progress.tokens,
+                loss=loss,
+                lr=rate,
+                grad_norm=norm.item(),
+                seconds=self.progress.seconds,
+            )
+
+    def _backward(self, step: int) -> float:
+        """Gradient of the mean loss over the step's micro-batches, which are equally large; returns that loss."""
+        settings = self.config.train
+        inputs, targets, fresh = self._batch(step)
+        parts, total = settings.accumulate, 0.0
+        for part in range(parts):
+            rows = slice(part * len(inputs) // parts, (part + 1) * len(inputs) // parts)
+            state = self._state(part, fresh[rows]) if settings.carry_state else None
+            with self._autocast():
+                loss, state = self.model.loss(inputs[rows], targets[rows], state, keep_state=settings.carry_state)
+            (loss / parts).backward()
+            total += loss.item() / parts
+            self.carry[part] = _carry.detach(state) if settings.carry_state else None
+        return total
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        if isinstance(self.sampler, Streams):
+            return self.sampler.batch(step - 1)
+        inputs, targets = self.sampler.batch(step - 1)
+        return inputs, targets, torch.ones(len(inputs), dtype=torch.bool)
+
+    def _state(self, part: int, fresh: Tensor) -> Any:
+        """The state that micro-batch ``part`` begins with; rows that begin a new stream have an empty one."""
+        state = self.carry[part]
+        if state is None or fresh.all():
+            return None
+        return _carry.reset(state, self.model.initial_state(len(fresh)), fresh) if fresh.any() else state
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        half = self.config.train.dtype == "bfloat16"
+        return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
+
+    # -- looking and saving
+
+    def _validate(self) -> bool:
+        """Score the validation part; whether it is the best score so far."""
+        nats = self.validation.nats(self.model)
+        better = self.progress.best_step == 0 or nats < self.progress.best_valid
+        self.progress = replace(self.progress, valid=nats)
+        if better:
+            self.progress = replace(self.progress, best_valid=nats, best_step=self.progress.step)
+        step, tokens = self.progress.step, self.progress.tokens
+        self._record("eval", step=step, tokens=tokens, split="valid", nats=nats, best=better)
+        return better
+
+    def _end(self) -> None:
+        progress = self.progress
+        self._record(
+            "end",
+            step=progress.step,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            valid=progress.valid,
+            best_step=progress.best_step,
+            best_valid=progress.best_valid,
+            peak_memory_bytes=_machine.peak_memory_bytes(),
+        )
+
+    def _record(self, kind: str, **fields: object) -> None:
+        self.writer.write(kind, **fields)
+        self.progress = replace(self.progress, records=self.writer.offset())
+        self.events({"kind": kind, **fields, "memory_bytes": _machine.memory_bytes()})
+
+    def _save(self) -> None:
+        """Write a checkpoint whole, then drop the ones that the rule doesn't keep."""
+        moments = optim.state_tensors(self.optimizer, self.model)
+        _health.check_saved(self.model, moments, self.progress.step, self.last_good)
+        tensors: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict(), "optimizer": moments}
+        carried = all(state is not None for state in self.carry)
+        if carried:
+            tensors["carry"] = {
+                name: leaf for part, state in enumerate(self.carry) for name, leaf in _carry.flatten(state, str(part)).items()
+            }
+        _sync(self.out / run_dir.RECORDS)
+        meta = {
+            "config": to_dict(self.config),
+            "progress": asdict(self.progress),
+            "carried": carried,
+            "data": self._data(),
+            "machine": self.machine,
+        }
+        self.last_good = checkpoint.save(self.out, self.progress.step, tensors, meta)
+        checkpoint.prune(self.out, self.config.train.keep, protect=[self.progress.best_step])
+
+
+def _mix(seed: int, step: int) -> int:
+    """A seed for one step of one run. Hashed, because torch's CPU generator reads only its lowest 32 bits."""
+    return int.from_bytes(sha256(f"{seed} {step}".encode()).digest()[:8], "little")
+
+
+def _sync(path: Path) -> None:
+    """The records of a checkpoint reach the disk before it does."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
