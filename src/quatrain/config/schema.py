@@ -62,7 +62,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The plain dict that ``from_dict`` turns back into an equal config: nested dicts, lists for tuples."""
-    hints = _hints(type(config))
+    hints = _hints(cast(Any, type(config)))
     return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in fields(config)}
 
 
@@ -71,7 +71,7 @@ def fields_of(cls: type, path: str = "") -> list[FieldInfo]:
     definition.
     """
     found: list[FieldInfo] = []
-    plain, full = _hints(cast(Any, cls)), get_type_hints(cls, include_extras=True)
+    plain, full = _hints(cls), get_type_hints(cls, include_extras=True)
     for field in fields(cls):
         key, kind = _join(path, field.name), plain[field.name]
         if is_dataclass(kind):
