@@ -1,5 +1,6 @@
 """What a person sees while a model trains: one live panel on a terminal, plain lines elsewhere."""
 
+import itertools
 import time
 from collections import deque
 from types import TracebackType
@@ -18,8 +19,8 @@ _RECENT = 20  # steps over which speed and the shown loss are averaged
 class TrainDisplay:
     """Shows the rows of a run (`quatrain.train.loop.train`'s events). A context manager.
 
-    On a terminal a panel that follows every step; elsewhere the first steps and then a line every ``every`` seconds,
-    so that a log shows progress at all times and stays short.
+    On a terminal a panel that follows every step; elsewhere the first steps and then a line every ``every``
+    seconds, so that a log shows progress at all times and stays short.
     """
 
     def __init__(self, steps: int, console: Console | None = None, every: float = 10.0) -> None:
@@ -112,7 +113,7 @@ def sparkline(values: list[float], width: int) -> str:
     """The course of ``values`` in at most ``width`` block characters, each the mean of its share."""
     count = min(width, len(values))
     cuts = [len(values) * index // count for index in range(count + 1)] if count else []
-    means = [sum(values[low:high]) / (high - low) for low, high in zip(cuts, cuts[1:], strict=False)]
+    means = [sum(values[low:high]) / (high - low) for low, high in itertools.pairwise(cuts)]
     if not means:
         return ""
     low, high = min(means), max(means)

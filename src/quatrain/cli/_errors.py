@@ -14,7 +14,8 @@ from quatrain.errors import ConfigError, QuatrainError
 
 
 def guarded(commands: Mapping[str, Command], name: str, args: Sequence[str]) -> int:
-    """Run the command; turn what it raises into one line on stderr (one for each wrong key) and an exit code."""
+    """Run the command; turn what it raises into one line on stderr (one for each wrong key) and an exit
+    code."""
     show_traceback = "--traceback" in args
     rest = [argument for argument in args if argument != "--traceback"]
     try:

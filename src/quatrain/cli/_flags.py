@@ -16,7 +16,8 @@ C = TypeVar("C")
 class Option:
     """One option or positional argument of a command.
 
-    ``kind`` is str, int, float, or bool for a switch that takes no value; ``many`` collects every use in a tuple.
+    ``kind`` is str, int, float, or bool for a switch that takes no value; ``many`` collects every use in a
+    tuple.
     """
 
     name: str  # "--out", or "data" for a positional argument
@@ -25,6 +26,7 @@ class Option:
     kind: type = str
     default: Any = ""
     many: bool = False
+    required: bool = False
 
     @property
     def positional(self) -> bool:
@@ -44,7 +46,8 @@ class Surface:
 
 @dataclass
 class Parsed:
-    """What was given: values of options by name without dashes, config keys as text, and what is wrong so far."""
+    """What was given: values of options by name without dashes, config keys as text, and what is wrong so
+    far."""
 
     options: dict[str, Any]
     keys: dict[str, str] = field(default_factory=dict)
@@ -60,7 +63,8 @@ class Parsed:
             raise ConfigError("\n".join(self.problems))
 
     def config(self, cls: type[C], values: Mapping[str, Any]) -> C:
-        """The config that ``values`` and the flags over them give. One ConfigError lists what is wrong with both."""
+        """The config that ``values`` and the flags over them give. One ConfigError lists what is wrong with
+        both."""
         try:
             config = from_dict(cls, override(cls, values, self.keys))
         except ConfigError as error:
@@ -70,7 +74,8 @@ class Parsed:
 
 
 def parse(surface: Surface, args: Sequence[str]) -> Parsed:
-    """Read ``args``. ``--help`` prints the help and exits; faults are collected in ``problems``, none raised here.
+    """Read ``args``. ``--help`` prints the help and exits; faults are collected in ``problems``, none raised
+    here.
 
     ``--name value`` and ``--name=value`` are one; in names ``-`` and ``_`` are one; ``--`` ends the options.
     """
@@ -96,7 +101,9 @@ def parse(surface: Surface, args: Sequence[str]) -> Parsed:
             continue
         if not equals:
             if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
-                parsed.problems.append(f"{name}: needs a value" if _known(surface, name, option) else _unknown(surface, name))
+                parsed.problems.append(
+                    f"{name}: needs a value" if _known(surface, name, option) else _unknown(surface, name)
+                )
                 continue
             value = rest.pop(0)
         if option:
@@ -105,19 +112,29 @@ def parse(surface: Surface, args: Sequence[str]) -> Parsed:
             parsed.keys[_plain(name)] = value
         else:
             parsed.problems.append(_unknown(surface, name))
+    for option in surface.options:
+        if option.required and _plain(option.name) not in parsed.given:
+            parsed.problems.append(f"{option.name}: is missing; {option.help}")
     return parsed
 
 
 def help_text(surface: Surface) -> str:
     """Usage, options and, for a command that takes a config, every key with its default."""
-    places = [f"[{option.name}]" if option.default is not None else option.name.upper() for option in surface.options if option.positional]
+    places = [
+        option.name.upper() if option.required else f"[{option.name}]"
+        for option in surface.options
+        if option.positional
+    ]
     keys = " [--KEY VALUE ...]" if surface.keys else ""
     lines = [f"usage: quatrain {surface.command} {' '.join(places)} [OPTIONS]{keys}", "", surface.help, ""]
     rows = [(f"{option.name} {option.metavar}".strip(), option.help) for option in surface.options]
     rows.append(("--traceback", "show where an error came from"))
     lines += ["arguments:", *_columns(rows)]
     if surface.keys:
-        lines += ["", "keys, also of a TOML recipe; a flag goes before the recipe, the recipe before the default:"]
+        lines += [
+            "",
+            "keys, also of a TOML recipe; a flag goes before the recipe, the recipe before the default:",
+        ]
         lines += _columns([_key_row(info) for info in fields_of(surface.keys)])
     if surface.examples:
         lines += ["", "examples:", *(f"  {example}" for example in surface.examples)]
@@ -158,14 +175,18 @@ def _take(parsed: Parsed, option: Option, text: str) -> None:
 
 
 def _known(surface: Surface, name: str, option: Option | None) -> bool:
-    return option is not None or (surface.keys is not None and _plain(name) in {i.key for i in fields_of(surface.keys)})
+    return option is not None or (
+        surface.keys is not None and _plain(name) in {i.key for i in fields_of(surface.keys)}
+    )
 
 
 def _unknown(surface: Surface, name: str) -> str:
     """The line for a flag that doesn't exist; ``--lr`` is told of ``--train.lr``."""
     keys = [info.key for info in fields_of(surface.keys)] if surface.keys else []
     same = [f"--{key}" for key in keys if key.rsplit(".", 1)[-1] == _plain(name)]
-    flags = [option.name for option in surface.options if not option.positional] + [f"--{key}" for key in keys]
+    flags = [option.name for option in surface.options if not option.positional] + [
+        f"--{key}" for key in keys
+    ]
     hint = f" (did you mean {same[0]}?)" if same else closest(name, flags)
     return f"{name}: unknown option{hint}"
 

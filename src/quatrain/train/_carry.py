@@ -20,13 +20,15 @@ def flatten(state: Any, prefix: str = "") -> dict[str, Tensor]:
 
 
 def rebuild(like: Any, tensors: Mapping[str, Tensor], prefix: str = "") -> Any:
-    """A state with the structure of ``like`` and the tensors of `flatten`. Raises CheckpointError for a missing one."""
+    """A state with the structure of ``like`` and the tensors of `flatten`. Raises CheckpointError for a
+    missing one."""
     if isinstance(like, Tensor):
         if prefix not in tensors:
             raise CheckpointError(f"carried state {prefix} is missing")
         return tensors[prefix]
     parts = [
-        rebuild(part, tensors, f"{prefix}.{index}" if prefix else str(index)) for index, part in enumerate(like)
+        rebuild(part, tensors, f"{prefix}.{index}" if prefix else str(index))
+        for index, part in enumerate(like)
     ]
     return _as(like, parts)
 

@@ -9,14 +9,16 @@ from quatrain.errors import DivergedError
 
 
 def check_step(model: nn.Module, loss: float, norm: Tensor, step: int, good: Path | None) -> None:
-    """Raise DivergedError when the loss or the gradient of this step isn't finite. Cost: one comparison when it is."""
+    """Raise DivergedError when the loss or the gradient of this step isn't finite. Cost: one comparison when
+    it is."""
     if torch.isfinite(norm).item() and abs(loss) < float("inf"):
         return
     raise DivergedError(_line(f"step {step}: the loss is {loss:g}", culprits(model), good))
 
 
 def check_saved(model: nn.Module, moments: dict[str, Tensor], step: int, good: Path | None) -> None:
-    """Raise DivergedError when what is about to be saved holds NaN or infinity. Cost: one pass over the tensors."""
+    """Raise DivergedError when what is about to be saved holds NaN or infinity. Cost: one pass over the
+    tensors."""
     found = [f"parameter {name}" for name, value in model.named_parameters() if _bad(value)]
     found += [f"optimizer state {name}" for name, value in moments.items() if _bad(value)]
     if found:

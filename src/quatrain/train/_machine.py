@@ -29,7 +29,9 @@ def differences(there: Mapping[str, object]) -> list[str]:
     """How this machine differs from the one a run was started on, in words."""
     here = describe()
     return [
-        f"{key} {there[key]} then, {here[key]} now" for key in there if key in here and there[key] != here[key]
+        f"{key} {there[key]} then, {here[key]} now"
+        for key in there
+        if key in here and there[key] != here[key]
     ]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run stopped by a signal, after it was saved. ``signal`` is its number; the message says how to go on."""
+    """A run stopped by a signal, after it was saved. ``signal`` is its number; the message says how to go
+    on."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

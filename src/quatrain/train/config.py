@@ -13,7 +13,9 @@ class DataConfig:
     """Which text, and how it is cut. Raises ConfigError for fractions that make no split."""
 
     source: Annotated[str, "a file, directory, glob, - for stdin, or python: Python's own library"] = "python"
-    fractions: Annotated[tuple[float, ...], "training, validation and test part, in the order of the text"] = (
+    fractions: Annotated[
+        tuple[float, ...], "training, validation and test part, in the order of the text"
+    ] = (
         0.85,
         0.05,
         0.10,
@@ -58,7 +60,16 @@ class TrainConfig:
     log_every: Annotated[int, "steps between two rows of the records"] = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "sequence", "accumulate", "eval_every", "eval_tokens", "save_every", "keep", "log_every"):
+        for name in (
+            "steps",
+            "sequence",
+            "accumulate",
+            "eval_every",
+            "eval_tokens",
+            "save_every",
+            "keep",
+            "log_every",
+        ):
             check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be at least 1")
         rows = self.sequence * self.accumulate
         check(

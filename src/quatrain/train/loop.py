@@ -1,6 +1,5 @@
 """One training run: step, look at the validation part, save; and go on where it stopped."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from quatrain.data.sampler import Streams, Windows
+from quatrain.data.tokens import TokenFile, prepare
 from torch import Tensor
 
 from quatrain import checkpoint
 from quatrain.config.check import check
 from quatrain.config.schema import digest, to_dict
-from quatrain.data.sampler import Streams, Windows
-from quatrain.data.tokens import TokenFile, prepare
 from quatrain.errors import ConfigError, DataError
 from quatrain.model.count import parameters
 from quatrain.model.init import initialise
@@ -69,15 +68,17 @@ def train(
 ) -> Result:
     """Train a language model in ``out``, or go on where the run in ``out`` stopped.
 
-    Killed at any moment and called again, a run gives the losses and weights of an uninterrupted one, bit for bit, on
-    the same machine and versions: a step depends only on weights, moments and carried state, which a checkpoint
-    holds whole, on (seed, step), which draws the batch and dropout, and on the thread count, which is restored.
-    Deterministic kernels are on while it runs. The first SIGINT or SIGTERM ends the step, saves and raises Interrupted.
+    Killed at any moment and called again, a run gives the losses and weights of an uninterrupted one, bit for
+    bit, on the same machine and versions: a step depends only on weights, moments and carried state, which a
+    checkpoint holds whole, on (seed, step), which draws the batch and dropout, and on the thread count, which
+    is restored. Deterministic kernels are on while it runs. The first SIGINT or SIGTERM ends the step, saves
+    and raises Interrupted.
 
     Args:
         config: model, data and optimisation; must equal that of a run already in ``out``.
         out: the run's directory, made when missing.
-        events: called with every row of the records as it is written, and with display-only rows ("note", "resume").
+        events: called with every row of the records as it is written, and with display-only rows ("note",
+        "resume").
         stop_at: a step to stop and save at, to go on later; the whole run by default.
         tokens: prepared data in place of ``config.data``, shared between runs.
         threads: CPU threads; by default those of the run so far, else torch's own number.
@@ -123,7 +124,9 @@ class _Run:
         settings = config.train
         self.config, self.out, self.data, self.events = config, out, data, events
         if data.vocab > config.model.vocab:
-            raise ConfigError(f"model.vocab = {config.model.vocab}: must be at least {data.vocab}, that of {data.name}")
+            raise ConfigError(
+                f"model.vocab = {config.model.vocab}: must be at least {data.vocab}, that of {data.name}"
+            )
         kind = Streams if settings.carry_state else Windows
         rest = {} if settings.carry_state else {"seed": settings.seed}
         self.sampler = kind(data.part("train"), settings.sequence, settings.batch, **rest)
@@ -151,7 +154,7 @@ class _Run:
         if meta["data"]["digest"] != self.data.digest:
             raise DataError(
                 f"data.source = {self.config.data.source!r}: has digest {self.data.digest}, "
-                f"the run in {self.out} began with {meta['data']['digest']}; give the same text or another out"
+                f"the run in {self.out} began with {meta['data']['digest']}; give that text, or another out"
             )
         self.model.load_state_dict(saved.tensors("model"))
         optim.load_state(self.optimizer, self.model, saved.tensors("optimizer"))
@@ -201,7 +204,9 @@ class _Run:
             if stop.number and not finished:
                 raise Interrupted(self._how_to_go_on(), stop.number)
         assert self.last_good is not None
-        status: Literal["finished", "stopped"] = "finished" if self.progress.step == settings.steps else "stopped"
+        status: Literal["finished", "stopped"] = (
+            "finished" if self.progress.step == settings.steps else "stopped"
+        )
         peak = _machine.peak_memory_bytes()
         return Result(status, self.out, self.last_good, self.progress, self.resumed_from, peak)
 
@@ -217,7 +222,9 @@ class _Run:
         rate = optim.learning_rate(settings, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(_mix(settings.seed, step))  # dropout is a function of (seed, step): nothing to restore
+        torch.manual_seed(
+            _mix(settings.seed, step)
+        )  # dropout is a function of (seed, step): nothing to restore
         loss = self._backward(step)
         gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -244,7 +251,8 @@ class _Run:
             )
 
     def _backward(self, step: int) -> float:
-        """Gradient of the mean loss over the step's micro-batches, which are equally large; returns that loss."""
+        """Gradient of the mean loss over the step's micro-batches, which are equally large; returns that
+        loss."""
         settings = self.config.train
         inputs, targets, fresh = self._batch(step)
         parts, total = settings.accumulate, 0.0
@@ -252,7 +260,9 @@ class _Run:
             rows = slice(part * len(inputs) // parts, (part + 1) * len(inputs) // parts)
             state = self._state(part, fresh[rows]) if settings.carry_state else None
             with self._autocast():
-                loss, state = self.model.loss(inputs[rows], targets[rows], state, keep_state=settings.carry_state)
+                loss, state = self.model.loss(
+                    inputs[rows], targets[rows], state, keep_state=settings.carry_state
+                )
             (loss / parts).backward()
             total += loss.item() / parts
             self.carry[part] = _carry.detach(state) if settings.carry_state else None
@@ -303,7 +313,6 @@ class _Run:
 
     def _record(self, kind: str, **fields: object) -> None:
         self.writer.write(kind, **fields)
-        self.progress = replace(self.progress, records=self.writer.offset())
         self.events({"kind": kind, **fields, "memory_bytes": _machine.memory_bytes()})
 
     def _save(self) -> None:
@@ -314,12 +323,16 @@ class _Run:
         carried = all(state is not None for state in self.carry)
         if carried:
             tensors["carry"] = {
-                name: leaf for part, state in enumerate(self.carry) for name, leaf in _carry.flatten(state, str(part)).items()
+                name: leaf
+                for part, state in enumerate(self.carry)
+                for name, leaf in _carry.flatten(state, str(part)).items()
             }
-        _sync(self.out / run_dir.RECORDS)
+        self.progress = replace(
+            self.progress, records=self.writer.offset()
+        )  # on the disk before the checkpoint is
         meta = {
             "config": to_dict(self.config),
-            "progress": asdict(self.progress),
+            "progress": {name: value for name, value in asdict(self.progress).items() if value == value},
             "carried": carried,
             "data": self._data(),
             "machine": self.machine,
@@ -331,12 +344,3 @@ class _Run:
 def _mix(seed: int, step: int) -> int:
     """A seed for one step of one run. Hashed, because torch's CPU generator reads only its lowest 32 bits."""
     return int.from_bytes(sha256(f"{seed} {step}".encode()).digest()[:8], "little")
-
-
-def _sync(path: Path) -> None:
-    """The records of a checkpoint reach the disk before it does."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

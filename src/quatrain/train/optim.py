@@ -15,7 +15,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(frozen=True)
 class Rule:
-    """Parameters whose name contains ``word`` as one of its dotted or underscored parts get no weight decay."""
+    """Parameters whose name contains ``word`` as one of its dotted or underscored parts get no weight
+    decay."""
 
     word: str
     reason: str
@@ -34,8 +35,8 @@ NO_DECAY = (
 def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay acts on a parameter.
 
-    It acts on matrices (two dimensions or more: projections, recurrent weights, convolutions, an untied head), except
-    those that a rule of ``NO_DECAY`` names. Vectors (biases, gains, skips) never decay.
+    It acts on matrices (two dimensions or more: projections, recurrent weights, convolutions, an untied
+    head), except those that a rule of ``NO_DECAY`` names. Vectors (biases, gains, skips) never decay.
     """
     return parameter.ndim >= 2 and not any(_named(name, rule.word) for rule in NO_DECAY)
 

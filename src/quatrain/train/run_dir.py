@@ -1,6 +1,6 @@
 """The directory of one run: whose it is, who writes in it, and what it says about itself.
 
-``config.toml``, ``records.jsonl``, ``checkpoints/step-<n>/`` and, where the run prepared its own data, ``data/``.
+``config.toml``, ``records.jsonl``, ``checkpoints/step-<n>/`` and, where the run prepared its data, ``data/``.
 """
 
 import fcntl
@@ -31,13 +31,16 @@ def default_out(config: RunConfig, data_name: str) -> Path:
 def claimed(out: Path, config: RunConfig) -> Iterator[None]:
     """Hold ``out`` for this config, alone; what a start that failed had made there is taken away again.
 
-    The lock is the kernel's, so a killed process leaves none behind. Raises ConfigError when another process trains
-    here, another config was trained here, or the directory holds something else; OSError when it can't be made.
+    The lock is the kernel's, so a killed process leaves none behind. Raises ConfigError when another process
+    trains here, another config was trained here, or the directory holds something else; OSError when it can't
+    be made.
     """
     if out.is_dir() and not (out / CONFIG).exists():
         strangers = sorted({entry.name for entry in out.iterdir() if not entry.name.startswith(".")} - _OURS)
         if strangers:
-            raise ConfigError(f"out = '{out}': must be new, empty or a run; it holds {strangers[0]!r} and no {CONFIG}")
+            raise ConfigError(
+                f"out = '{out}': must be new, empty or a run; it holds {strangers[0]!r} and no {CONFIG}"
+            )
     made_out, made_data = not out.exists(), not (out / DATA).exists()
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -84,7 +87,9 @@ def check_same(out: Path, config: RunConfig) -> None:
         if old.get(key) != new.get(key)
     ]
     if changes:
-        raise ConfigError(f"out = '{out}': holds a run with other settings ({'; '.join(changes)}); choose another")
+        raise ConfigError(
+            f"out = '{out}': holds a run with other settings ({'; '.join(changes)}); choose another"
+        )
 
 
 def stored_values(out: Path) -> Mapping[str, object] | None:
@@ -101,7 +106,9 @@ def stored_config(out: Path) -> RunConfig:
     """The config of the run in ``out``. Raises ConfigError when there is no run."""
     values = stored_values(out)
     if values is None:
-        raise ConfigError(f"resume = '{out}': must be the directory of a run; it has no {CONFIG} and no checkpoint")
+        raise ConfigError(
+            f"resume = '{out}': must be the directory of a run; it has no {CONFIG} and no checkpoint"
+        )
     return from_dict(RunConfig, values)
 
 

@@ -20,10 +20,10 @@ class Readable(Protocol):
 class Validation:
     """Mean nats per token over windows spread evenly over the validation part.
 
-    Which windows depends on the tokens, ``sequence`` and ``budget`` alone, so every model and every step is scored on
-    the same ones. Each window starts from an empty state and is scored in full, in float32: ``nats`` is an upper bound
-    of what `quatrain.infer.evaluate` finds with carried state. Raises DataError for fewer than two tokens. Cost: one
-    forward pass over at most ``budget`` tokens.
+    Which windows depends on the tokens, ``sequence`` and ``budget`` alone, so every model and every step is
+    scored on the same ones. Each window starts from an empty state and is scored in full, in float32:
+    ``nats`` is an upper bound of what `quatrain.infer.evaluate` finds with carried state. Raises DataError
+    for fewer than two tokens. Cost: one forward pass over at most ``budget`` tokens.
     """
 
     def __init__(self, tokens: Readable, sequence: int, budget: int, rows: int) -> None:

@@ -1,0 +1,1 @@
+"""Training a language model: configuration, optimiser, and a loop that resumes bit for bit."""
