@@ -20,7 +20,7 @@ except ImportError as error:
 Spec = dict[str, Any]
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-POINTS = 3000  # values in one chart, over all its lines
+POINTS = 1600  # values in one chart, over all its lines
 _CONTEXT_LABEL = "datum.value >= 1024 ? datum.value / 1024 + 'K' : datum.value"
 _BYTES_LABEL = (
     "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value / 1048576"
@@ -29,7 +29,7 @@ _BYTES_LABEL = (
 
 
 class Axis(NamedTuple):
-    """One axis: ``kind`` is linear, log, contexts (powers of two), bytes (powers of two) or scientific (log, 1e-3)."""
+    """One axis: ``kind`` is linear or, logarithmic, log, scientific, rates, contexts or bytes."""
 
     title: str
     kind: str = "linear"
@@ -77,47 +77,64 @@ def schema_version() -> str:
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
-def _powers(low: float, high: float, step: int) -> list[int]:
+def _powers(low: float, high: float, step: int) -> list[float]:
     first, last = math.floor(math.log2(max(low, 1))), math.ceil(math.log2(max(high, 1)))
-    return [2**power for power in range(first - first % step if step > 1 else first, last + 1, step)]
+    return [2.0**power for power in range(first - first % step, last + 1, step)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: 1, 2, 5 over few decades, powers of ten or of a thousand over many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    stride = 1 if last - first <= 7 else 3
+    return [rounded(step * 10.0**power) for power in range(first, last + 1, stride) for step in steps]
+
+
+def _log_scale(
+    axis: Axis, low: float, high: float, values: list[float]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scale and axis of a logarithmic channel, with room for the marks at both ends."""
+    room = (high / low) ** 0.03 if high > low else 2.0
+    scale: dict[str, Any] = {
+        "type": "log",
+        "nice": False,
+        "domain": [rounded(low / room), rounded(high * room)],
+    }
+    if axis.kind == "contexts":
+        return scale, {"values": _powers(low, high, 1), "labelExpr": _CONTEXT_LABEL}
+    if axis.kind == "bytes":
+        doublings = math.log2(high / low)
+        step = 5 if doublings > 16 else 2 if doublings > 5 else 1
+        return scale, {"values": _powers(low, high, step), "labelExpr": _BYTES_LABEL}
+    if axis.kind == "rates":
+        return scale, {"values": sorted(set(values)), "format": ".0e"}
+    return scale, {"values": _decades(low, high), "format": ".0e" if axis.kind == "scientific" else "~g"}
 
 
 def _channel(make: Any, name: str, axis: Axis, values: list[float]) -> Any:
     low, high = axis.domain or (min(values), max(values))
-    options: dict[str, Any] = {"title": axis.title, "labelOverlap": "greedy"}
     scale: dict[str, Any] = {"zero": axis.zero, "nice": axis.domain is None}
-    if axis.domain:
+    options: dict[str, Any] = {"tickCount": 5}
+    if axis.kind != "linear":
+        scale, options = _log_scale(axis, low, high, values)
+    elif high >= 1000:
+        options["labelExpr"] = "datum.value ? format(datum.value, '~s') : '0'"
+    if axis.domain and axis.kind == "linear":
         scale["domain"] = [rounded(low), rounded(high)]
-    if axis.kind == "contexts":
-        scale |= {"type": "log", "base": 2, "nice": False}
-        options |= {"values": _powers(low, high, 1), "labelExpr": _CONTEXT_LABEL}
-    elif axis.kind == "bytes":
-        spread = math.log2(max(high, 2) / max(low, 1))
-        ticks = _powers(low, high, 5 if spread > 14 else 2 if spread > 5 else 1)
-        scale |= {
-            "type": "log",
-            "base": 2,
-            "domain": [min(ticks[0], low), max(ticks[-1], high)],
-            "nice": False,
-        }
-        options |= {"values": ticks, "labelExpr": _BYTES_LABEL}
-    elif axis.kind in ("log", "scientific"):
-        scale |= {"type": "log"}
-        options |= {"tickCount": 6, "format": ".0e" if axis.kind == "scientific" else "~g"}
-    else:
-        options |= {"tickCount": 5, "format": "~s" if high >= 1000 else "~g"}
-    return make(f"{name}:Q", axis=alt.Axis(**options), scale=alt.Scale(**scale))
+    shown = alt.Axis(title=axis.title, labelOverlap="greedy", **options)
+    return make(f"{name}:Q", axis=shown, scale=alt.Scale(**scale))
 
 
-def _config() -> Spec:
-    text = {
+_CONFIG: Spec = {
+    "font": FONT,
+    "background": "transparent",
+    "aria": False,  # the page labels each chart as one image; a label on every point would triple its size
+    "view": {"stroke": None},
+    "axis": {
         "labelColor": "currentColor",
         "titleColor": "currentColor",
         "labelFontSize": 11,
         "titleFontSize": 11,
-    }
-    axis = {
-        **text,
         "titleFontWeight": "normal",
         "titlePadding": 8,
         "gridColor": "currentColor",
@@ -126,30 +143,31 @@ def _config() -> Spec:
         "domainOpacity": 0.5,
         "tickColor": "currentColor",
         "tickOpacity": 0.5,
-    }
-    return {"font": FONT, "background": "transparent", "view": {"stroke": None}, "axis": axis}
+    },
+}
 
 
 def _finish(chart: Any, height: int) -> Spec:
     spec: Spec = chart.properties(width="container", height=height).to_dict()
     spec.pop("$schema", None)  # the page names the dialect itself, and holds no address
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
-    spec["config"] = _config()
+    spec["config"] = _CONFIG
     return spec
 
 
-def _looks(styles: Iterable[Style]) -> dict[str, Any]:
+def _looks(styles: Iterable[Style]) -> tuple[Any, Any, Any]:
+    """Colour, dash and shape channels: the same for a model in every chart, whichever models are in it."""
     looks = list(dict.fromkeys(styles))
     names = [style.name for style in looks]
-    return {
-        "color": alt.Color(
-            "m:N", scale=alt.Scale(domain=names, range=[s.colour for s in looks]), legend=None
-        ),
-        "strokeDash": alt.StrokeDash(
-            "m:N", scale=alt.Scale(domain=names, range=[list(s.dash) for s in looks]), legend=None
-        ),
-        "shape": alt.Shape("m:N", scale=alt.Scale(domain=names, range=[s.shape for s in looks]), legend=None),
-    }
+
+    def channel(make: Any, range_: Any) -> Any:
+        return make("m:N", scale=alt.Scale(domain=names, range=range_), legend=None)
+
+    return (
+        channel(alt.Color, [style.colour for style in looks]),
+        channel(alt.StrokeDash, [list(style.dash) for style in looks]),
+        channel(alt.Shape, [style.shape for style in looks]),
+    )
 
 
 def _rules(x: Any, y: Any, rules: list[tuple[str, float]]) -> list[Any]:
@@ -162,48 +180,57 @@ def _rules(x: Any, y: Any, rules: list[tuple[str, float]]) -> list[Any]:
     return [line, text.encode(y=y, x=alt.value("width"), text="t:N")]
 
 
-def lines(
-    styles: list[Style],
-    points: list[Point],
-    axes: tuple[Axis, Axis],
-    tooltips: list[tuple[str, str, str]],
-    *,
-    faint: list[Point] | None = None,
-    rules: list[tuple[str, float]] | None = None,
-    height: int = 260,
-) -> Spec:
-    """One line with point marks per model and run.
+class Drawing(NamedTuple):
+    """A line chart: one line per model and run, ``points`` also marked (or only ``marks``, where they are given).
 
-    Hovering marks the nearest point and tells ``tooltips`` (field of the data, title, format; no format means text).
-    ``faint`` are points drawn as thin lines behind (no points), ``rules`` are named horizontal lines.
+    ``tips`` are (field, title, format) told of the nearest mark, no format meaning text; ``faint`` are thin lines
+    behind; ``rules`` are named grey horizontal lines.
     """
-    x_axis, y_axis = axes
-    shown = [*points, *(faint or [])]
-    x = _channel(alt.X, "x", x_axis, [point.x for point in shown])
-    y = _channel(alt.Y, "y", y_axis, [point.y for point in shown])
-    looks = _looks(styles)
-    base = alt.Chart(_points(points)).encode(x=x, y=y, detail="r:N")
+
+    styles: list[Style]
+    points: list[Point]
+    x: Axis
+    y: Axis
+    tips: list[tuple[str, str, str]]
+    marks: list[Point] | None = None
+    faint: list[Point] | None = None
+    rules: list[tuple[str, float]] | None = None
+    height: int = 260
+
+
+def _tooltips(tips: list[tuple[str, str, str]]) -> list[Any]:
+    found = [alt.Tooltip("m:N", title="Model")]
+    for name, title, form in tips:
+        if form:
+            found.append(alt.Tooltip(field=name, type="quantitative", title=title, format=form))
+        else:
+            found.append(alt.Tooltip(field=name, type="nominal", title=title))
+    return found
+
+
+def lines(drawing: Drawing) -> Spec:
+    """The Vega-Lite spec of a line chart."""
+    shown = [*drawing.points, *(drawing.faint or [])]
+    x = _channel(alt.X, "x", drawing.x, [point.x for point in shown])
+    y = _channel(alt.Y, "y", drawing.y, [point.y for point in shown])
+    colour, dash, shape = _looks(drawing.styles)
+
+    def chart(points: list[Point]) -> Any:
+        return alt.Chart(_points(points)).encode(x=x, y=y, color=colour)
+
     near = alt.selection_point(name="near", nearest=True, on="pointerover", clear="pointerout", empty=False)
-    tips = [
-        alt.Tooltip(field=name, type="quantitative", title=title, format=form)
-        if form
-        else alt.Tooltip(field=name, type="nominal", title=title)
-        for name, title, form in tooltips
-    ]
-    line = base.mark_line(strokeWidth=2, clip=True).encode(
-        color=looks["color"], strokeDash=looks["strokeDash"]
-    )
-    marks = base.mark_point(filled=True, opacity=1, clip=True).encode(
-        color=looks["color"],
-        shape=looks["shape"],
+    line = chart(drawing.points).mark_line(strokeWidth=2, clip=True).encode(detail="r:N", strokeDash=dash)
+    marks = chart(drawing.points if drawing.marks is None else drawing.marks)
+    marks = marks.mark_point(filled=True, opacity=1, clip=True).encode(
+        shape=shape,
         size=alt.condition(near, alt.value(150), alt.value(44)),
-        tooltip=[alt.Tooltip("m:N", title="Model"), *tips],
+        tooltip=_tooltips(drawing.tips),
     )
-    layers = [*_rules(x, y, rules or [])]
-    if faint:
-        behind = alt.Chart(_points(faint)).encode(x=x, y=y, detail="r:N", color=looks["color"])
-        layers.append(behind.mark_line(strokeWidth=1, opacity=0.35, clip=True))
-    return _finish(alt.layer(*layers, line, marks.add_params(near)), height)
+    layers = _rules(x, y, drawing.rules or [])
+    if drawing.faint:
+        behind = chart(drawing.faint).mark_line(strokeWidth=1, opacity=0.35, clip=True)
+        layers.append(behind.encode(detail="r:N"))
+    return _finish(alt.layer(*layers, line, marks.add_params(near)), drawing.height)
 
 
 def bars(entries: list[tuple[Style, float, tuple[float, ...]]], title: str) -> Spec:
@@ -220,7 +247,7 @@ def bars(entries: list[tuple[Style, float, tuple[float, ...]]], title: str) -> S
     x = alt.X(
         "y:Q",
         axis=alt.Axis(title=title, tickCount=5),
-        scale=alt.Scale(domain=[0, rounded(most * 1.12)], nice=False),
+        scale=alt.Scale(domain=[0, rounded(most * 1.18)], nice=False),
     )
     colour = alt.Color(
         "m:N", scale=alt.Scale(domain=order, range=[s.colour for s, _, _ in entries]), legend=None

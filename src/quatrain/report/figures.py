@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from quatrain.report import charts, numbers
-from quatrain.report.charts import Axis, Point, Spec, thin
-from quatrain.report.gather import Comparison, Row, Run, list_of, number
+from quatrain.report.charts import Axis, Drawing, Point, Spec, lines, thin
+from quatrain.report.gather import Comparison, Row, Run, number
+from quatrain.report.rates import rate_grid
 from quatrain.report.styles import Style
 
-_NATS = ("y", "nats/token", ".4f")
+Tip = tuple[str, str, str]  # field, title, format
 
 
 class Legend(NamedTuple):
@@ -56,17 +57,18 @@ def _without(comparison: Comparison, styles: list[Style], what: str) -> str:
     return f"{what} of {numbers.listed(absent)} not measured." if absent else ""
 
 
-def test_bars(comparison: Comparison) -> Figure:
-    """Test loss of every model and baseline, from zero."""
-    lines = [entry for entry in comparison.entries if entry.status == "ok"] + list(comparison.baselines)
+def final_losses(comparison: Comparison) -> Figure:
+    """Test loss of every model and baseline, from zero; the uniform guess only where it is the one baseline."""
+    baselines = [base for base in comparison.baselines if base.key != "uniform"] or list(comparison.baselines)
+    shown = [entry for entry in comparison.entries if entry.status == "ok"] + baselines
     key = (
         "test_bits_per_byte"
-        if all(entry.values.get("test_bits_per_byte") for entry in lines)
+        if all(entry.values.get("test_bits_per_byte") for entry in shown)
         else "test_loss"
     )
     unit = "bits per byte" if key == "test_bits_per_byte" else "nats per token"
     found = [
-        (entry.style, mean, entry.values[key]) for entry in lines if (mean := entry.mean(key)) is not None
+        (entry.style, mean, entry.values[key]) for entry in shown if (mean := entry.mean(key)) is not None
     ]
     found.sort(key=lambda item: item[1])
     caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
@@ -118,14 +120,17 @@ def _loss(comparison: Comparison, key: str, x: str, title: str, axis: str, capti
         if at is not None and low < at < high:
             rules.append((base.style.name, at))
     styles = _names(comparison, [*valid, *train])
-    spec = charts.lines(
-        styles,
-        valid or train,
-        (Axis(axis), Axis("loss (nats/token)", domain=(low, high))),
-        [("x", axis, ",.4~g" if x == "seconds" else ".3~s"), _NATS],
-        faint=train if valid else None,
-        rules=rules[:2],
-        height=300,
+    spec = lines(
+        Drawing(
+            styles,
+            valid or train,
+            Axis(axis),
+            Axis("loss (nats/token)", domain=(low, high)),
+            [("x", axis, ",.3~r" if x == "seconds" else ".3~s"), ("y", "nats/token", ".4f")],
+            faint=train if valid else None,
+            rules=rules[:2],
+            height=300,
+        )
     )
     missing = _without(comparison, styles, "Training curve")
     return Figure(key, title, caption, (("", spec),), _legend(styles), missing)
@@ -157,54 +162,54 @@ def loss_by_time(comparison: Comparison) -> Figure:
     )
 
 
-def _cost(
-    comparison: Comparison, key: str, y: str, axis: Axis, title: str, caption: str, tip: tuple[str, str]
-) -> Figure:
-    values: list[Point] = []
+def _positive(points: list[Point]) -> list[Point]:
+    """The points that a doubly logarithmic chart can show."""
+    return [point for point in points if point.x > 0 and point.y > 0]
+
+
+def _step_costs(comparison: Comparison, field: str) -> list[Point]:
+    found: list[Point] = []
     for mixer in comparison.mixers:
         rows = sorted(comparison.of("step_cost", mixer), key=lambda row: number(row, "context") or 0.0)
-        points = [v for v in _points(rows, comparison.style(mixer).name, "context", y) if v.y > 0]
-        values += [v._replace(text=numbers.size(v.y)) for v in points]
-    if not values:
-        return Figure(key, title, caption, (), missing="Generation was not timed.")
-    ys = [v.y for v in values]
-    if axis.kind == "auto":
-        axis = axis._replace(kind="log" if max(ys) > 12 * min(ys) else "linear", zero=max(ys) <= 12 * min(ys))
-    tips = (
-        [("x", "context", ",d"), ("s", tip[0], "")]
-        if y == "state_bytes"
-        else [("x", "context", ",d"), ("y", *tip)]
+        found += _positive(_points(rows, comparison.style(mixer).name, "context", field))
+    return found
+
+
+def _against_context(
+    comparison: Comparison, figure: Figure, points: list[Point], y: Axis, tip: Tip
+) -> Figure:
+    if not points:
+        return figure._replace(missing="Generation was not measured.")
+    styles = _names(comparison, points)
+    spec = lines(
+        Drawing(styles, points, Axis("context (tokens)", "contexts"), y, [("x", "context", ",d"), tip])
     )
-    styles = _names(comparison, values)
-    spec = charts.lines(styles, values, (Axis("context (tokens before the new one)", "contexts"), axis), tips)
-    return Figure(
-        key, title, caption, (("", spec),), _legend(styles), _without(comparison, styles, "Generation")
-    )
+    missing = _without(comparison, styles, "Generation")
+    return figure._replace(panels=(("", spec),), legend=_legend(styles), missing=missing)
 
 
 def latency(comparison: Comparison) -> Figure:
-    """Milliseconds per generated token against context."""
-    return _cost(
-        comparison,
-        "latency",
-        "ms_per_token",
-        Axis("ms per token", "auto"),
-        "Time of one generated token",
-        "Batch of one, after a context of that length. A recurrent model does the same work at any length.",
-        ("ms per token", ".3~g"),
+    """Milliseconds per generated token against context; the scale is logarithmic where times differ much."""
+    caption = (
+        "Batch of one, after a context of that length. A recurrent model does the same work at any length."
     )
+    figure = Figure("latency", "Time of one generated token", caption, ())
+    points = _step_costs(comparison, "ms_per_token")
+    times = [point.y for point in points] or [1.0]
+    wide = max(times) > 12 * min(times)
+    axis = Axis("ms per token", "log") if wide else Axis("ms per token", zero=True)
+    return _against_context(comparison, figure, points, axis, ("y", "ms per token", ".3~r"))
 
 
 def state(comparison: Comparison) -> Figure:
-    """State bytes against context."""
-    return _cost(
-        comparison,
-        "state",
-        "state_bytes",
-        Axis("state per sequence", "bytes"),
-        "Memory kept while generating",
-        "Live bytes of one sequence's state, weights not counted: what a server holds per open conversation.",
-        ("state", ""),
+    """State bytes against context, both logarithmic."""
+    caption = (
+        "Live bytes of one sequence's state, weights not counted: what a server holds per open conversation."
+    )
+    figure = Figure("state", "Memory kept while generating", caption, ())
+    points = [point._replace(text=numbers.size(point.y)) for point in _step_costs(comparison, "state_bytes")]
+    return _against_context(
+        comparison, figure, points, Axis("state per sequence", "bytes"), ("s", "state", "")
     )
 
 
@@ -212,25 +217,47 @@ def prefill(comparison: Comparison) -> Figure:
     """Seconds of reading a prompt against its length, with the fitted exponent in the legend."""
     key, title = "prefill", "Time to read a prompt"
     caption = (
-        "Batch of one. The exponent n is fitted to time ~ length^n over the longer prompts: 1 means twice the text "
-        "takes twice the time, 2 means four times."
+        "Batch of one. The exponent n is fitted to the longer prompts, time = constant x length^n: at n = 1 twice the text "
+        "takes twice the time, at n = 2 four times."
     )
-    values: list[Point] = []
+    points: list[Point] = []
     legend = []
     for mixer in comparison.mixers:
         style = comparison.style(mixer)
         rows = sorted(comparison.of("prefill", mixer), key=lambda row: number(row, "length") or 0.0)
-        points = [v for v in _points(rows, style.name, "length", "seconds") if v.y > 0]
+        mine = _positive(_points(rows, style.name, "length", "seconds"))
         fits = [number(row, "exponent") for row in comparison.of("prefill_fit", mixer)]
-        if points:
-            values += [v._replace(text=numbers.duration(v.y)) for v in points]
+        if mine:
+            points += [point._replace(text=numbers.duration(point.y)) for point in mine]
             legend.append(Legend(style, f"n = {fits[-1]:.2f}" if fits and fits[-1] is not None else "no fit"))
-    if not values:
+    if not points:
         return Figure(key, title, caption, (), missing="Reading a prompt was not timed.")
-    styles = _names(comparison, values)
-    axes = (Axis("prompt length (tokens)", "contexts"), Axis("seconds", "log"))
-    spec = charts.lines(styles, values, axes, [("x", "tokens", ",d"), ("s", "time", "")])
+    styles = _names(comparison, points)
+    tips = [("x", "tokens", ",d"), ("s", "time", "")]
+    spec = lines(
+        Drawing(styles, points, Axis("prompt length (tokens)", "contexts"), Axis("seconds", "log"), tips)
+    )
     return Figure(key, title, caption, (("", spec),), tuple(legend), _without(comparison, styles, "Prefill"))
+
+
+def _reach(comparison: Comparison, trained: bool) -> list[Point]:
+    found: list[Point] = []
+    for mixer in comparison.mixers:
+        rows = [row for row in comparison.of("gradient", mixer) if row.get("trained", True) is trained]
+        rows.sort(key=lambda row: number(row, "k") or 0.0)
+        points = _points(rows, comparison.style(mixer).name, "k", "norm")
+        found += thin([point for point in points if point.y > 0], 128)
+    return found
+
+
+def _spaced(points: list[Point]) -> list[Point]:
+    """About sixteen marks per line at even distances, for lines with dense points."""
+    step = max((point.x for point in points), default=0.0) / 16
+    found: list[Point] = []
+    for point in points:
+        if not found or found[-1].name != point.name or point.x - found[-1].x >= step:
+            found.append(point)
+    return found
 
 
 def gradient(comparison: Comparison) -> Figure:
@@ -239,37 +266,43 @@ def gradient(comparison: Comparison) -> Figure:
     caption = (
         "Norm of the gradient of the last token's loss with respect to the input k tokens earlier, on a log scale. A "
         "line that falls straight forgets exponentially; a flat one still listens to the far past. It tells what "
-        "can be learnt from k tokens ago, not what was."
+        "can be learnt from k tokens ago, not what was. A line ends where the norm is 0 or "
+        "below 1e-12 of the largest."
     )
-    parts: dict[bool, list[Point]] = {True: [], False: []}
-    for mixer in comparison.mixers:
-        rows = sorted(comparison.of("gradient", mixer), key=lambda row: number(row, "k") or 0.0)
-        for trained in (True, False):
-            mine = [row for row in rows if row.get("trained", True) is trained]
-            points = [v for v in _points(mine, comparison.style(mixer).name, "k", "norm") if v.y > 0]
-            parts[trained] += thin(points, 64)
-    everything = [*parts[True], *parts[False]]
+    parts = {"after training": _reach(comparison, True), "at initialisation": _reach(comparison, False)}
+    everything = [point for points in parts.values() for point in points]
     if not everything:
         return Figure(key, title, caption, (), missing="The gradient norms were not measured.")
-    ys = [v.y for v in everything]
-    domain = (max(min(ys) * 0.7, max(ys) * 1e-12), max(ys) * 1.5)
-    names = {True: "after training", False: "at initialisation"}
-    panels = tuple(
-        (
-            names[trained],
-            charts.lines(
-                _names(comparison, values),
-                values,
-                (Axis("k (tokens back)"), Axis("gradient norm", "scientific", domain)),
-                [("x", "k", ",d"), ("y", "norm", ".2e")],
-                height=280,
-            ),
-        )
-        for trained, values in parts.items()
-        if values
-    )
+    norms = [point.y for point in everything]
+    y = Axis("gradient norm", "scientific", (max(min(norms), max(norms) * 1e-12), max(norms)))
+    tips = [("x", "k", ",d"), ("y", "norm", ".2e")]
+    panels = []
+    for subtitle, points in parts.items():
+        if points:
+            drawing = Drawing(
+                _names(comparison, points), points, Axis("k (tokens back)"), y, tips, _spaced(points)
+            )
+            panels.append((subtitle, lines(drawing)))
     styles = _names(comparison, everything)
-    return Figure(key, title, caption, panels, _legend(styles), _without(comparison, styles, "Gradients"))
+    missing = _without(comparison, styles, "Gradients")
+    return Figure(key, title, caption, tuple(panels), _legend(styles), missing)
+
+
+def rates(comparison: Comparison) -> Figure:
+    """Validation loss against learning rate, at the step where the rates were compared."""
+    title, caption = (
+        "Validation loss by learning rate",
+        "A flat line means that the model does not mind the rate.",
+    )
+    points: list[Point] = []
+    for line in rate_grid(comparison):
+        points += [Point(line.style.name, rate, value) for rate, value in line.losses.items() if rate > 0]
+    if len({point.x for point in points}) < 2:
+        return Figure("by-rate", title, caption, (), missing="Fewer than two learning rates have a loss.")
+    styles = _names(comparison, points)
+    tips = [("x", "learning rate", "~g"), ("y", "nats/token", ".4f")]
+    drawing = Drawing(styles, points, Axis("learning rate", "rates"), Axis("loss (nats/token)"), tips)
+    return Figure("by-rate", title, caption, (("", lines(drawing)),), _legend(styles))
 
 
 FIGURES: tuple[Callable[[Comparison], Figure], ...] = (
@@ -280,15 +313,3 @@ FIGURES: tuple[Callable[[Comparison], Figure], ...] = (
     prefill,
     gradient,
 )
-
-
-def tokens_seen(comparison: Comparison) -> float | None:
-    """Tokens that each finished model was trained on."""
-    seen = [number(row, "tokens") for row in comparison.rows.get("result", [])]
-    known = [value for value in seen if value is not None]
-    return max(known) if known else number(comparison.about, "tokens_per_model")
-
-
-def seeds(comparison: Comparison) -> int:
-    """How many seeds were asked for."""
-    return max(1, len(list_of(comparison.about, "seeds")))

@@ -10,7 +10,8 @@ Pairs = list[tuple[str, str]]
 def _data(data: Row) -> str:
     splits = table_of(data, "splits")
     size, tokens, vocab = (number(data, key) for key in ("bytes", "tokens", "vocab"))
-    parts = [str(data.get("description") or data.get("name") or "not recorded").rstrip(".") + "."]
+    what = str(data.get("description") or data.get("name") or "not recorded").rstrip(".")
+    parts = [what[:1].upper() + what[1:] + "."]
     if size and tokens and vocab:
         parts.append(f"{numbers.size(size)}, {numbers.count(tokens)} tokens, vocabulary {vocab:.0f}.")
     named = (("train", "training"), ("valid", "validation"), ("test", "test"))

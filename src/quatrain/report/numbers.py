@@ -80,3 +80,9 @@ def times(ratio: float) -> str:
 def listed(names: list[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+
+
+def spelled(value: int) -> str:
+    """Small counts as words: 4 -> four."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[value] if value < len(words) else str(value)

@@ -5,18 +5,20 @@ forbids requests even if one were forgotten.
 """
 
 import json
+import re
 from datetime import datetime
 from html import escape
 from importlib.resources import files
 
 from quatrain.errors import MissingExtraError
 from quatrain.report import charts, numbers
-from quatrain.report.figures import FIGURES, Figure, test_bars
+from quatrain.report.figures import FIGURES, Figure, final_losses, rates
 from quatrain.report.gather import Comparison, Entry, number, table_of
 from quatrain.report.method import footer, method
+from quatrain.report.rates import rate_table
 from quatrain.report.styles import OUTLINES, Style
 from quatrain.report.summary import Summary, beaten_by, summarise
-from quatrain.report.table import Column, Table, cell, columns, provenance, ranked, rate_grid
+from quatrain.report.table import Column, Table, cell, columns, provenance, ranked
 
 try:
     import vl_convert
@@ -24,6 +26,7 @@ except ImportError as error:
     raise MissingExtraError("report.html needs vl-convert-python: pip install 'quatrain[report]'") from error
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+_STILL = 520  # width of the still pictures, in pixels; the page scales them
 _SAMPLE = 4000  # characters of one sample that the page shows
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 
@@ -42,13 +45,21 @@ def _swatch(style: Style) -> str:
     )
 
 
+def _drawing(spec: charts.Spec, key: str) -> str:
+    """The chart as a still picture, which the script replaces: what a reader sees where scripts are blocked."""
+    still = {name: value for name, value in spec.items() if name != "autosize"} | {"width": _STILL}
+    svg: str = vl_convert.vegalite_to_svg(still, vl_version=charts.schema_version())
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
+    return re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1{key}-\2", svg)
+
+
 def _chart(figure: Figure, index: int) -> str:
     subtitle, spec = figure.panels[index]
     key = f"{figure.key}-{index}"
     head = f"<p>{escape(subtitle)}</p>" if subtitle else ""
     return (
-        f'<div class="panel">{head}<div class="chart" id="{key}" role="img" aria-label="{escape(figure.title)}"></div>'
-        f'<script type="application/json" id="{key}-spec">{_json(spec)}</script></div>'
+        f'<div class="panel">{head}<div class="chart" id="{key}" role="img" aria-label="{escape(figure.title)}">'
+        f'{_drawing(spec, key)}</div><script type="application/json" id="{key}-spec">{_json(spec)}</script></div>'
     )
 
 
@@ -62,9 +73,8 @@ def _figure(figure: Figure, stamp: str) -> str:
     panels = "".join(_chart(figure, index) for index in range(len(figure.panels)))
     missing = f" {escape(figure.missing)}" if figure.missing and figure.panels else ""
     absent = f'<p class="absent">{escape(figure.missing)}</p>' if not figure.panels else ""
-    wide = ' class="wide"' if len(figure.panels) > 1 else ""
     return (
-        f'<figure id="{figure.key}"{wide}><h3>{escape(figure.title)}</h3>'
+        f'<figure id="{figure.key}"><h3>{escape(figure.title)}</h3>'
         + (f'<ul class="legend">{legend}</ul>' if legend else "")
         + (f'<div class="panels">{panels}</div>' if panels else absent)
         + f'<figcaption>{escape(figure.caption)}{missing}<span class="stamp">{stamp}</span></figcaption></figure>'
@@ -152,17 +162,16 @@ def _plain_table(table: Table, label: str) -> str:
 
 
 def _grid(comparison: Comparison, stamp: str) -> str:
-    table = rate_grid(comparison)
+    table = rate_table(comparison)
     if not table.rows:
         return '<p class="absent">No validation loss was recorded.</p>'
     note = (
-        "Validation loss in nats per token, each rate stopped at the same step. * is the rate that was chosen and "
-        f"trained to the end; {numbers.DASH} did not get that far."
+        "Validation loss in nats per token, every rate stopped at the same step. * marks the rate that was chosen and "
+        f"trained to the end, {numbers.DASH} one that did not get that far."
     )
-    return (
-        _plain_table(table, "Learning rates")
-        + f'<p class="under">{escape(note)}<span class="stamp">{stamp}</span></p>'
-    )
+    under = f'<p class="under">{escape(note)}<span class="stamp">{stamp}</span></p>'
+    figure = _figure(rates(comparison), stamp)
+    return f'<div class="halves"><div>{_plain_table(table, "Learning rates")}{under}</div>{figure}</div>'
 
 
 def _samples(comparison: Comparison) -> str:
@@ -265,7 +274,7 @@ def html(comparison: Comparison) -> str:
         f"<title>{escape(summary.headline)}</title>\n<style>\n{(here / 'page.css').read_text('utf-8')}</style></head>\n"
         f'<body><div class="page"><header><p class="kicker">{_kicker(comparison)}</p>'
         f'<h1>{escape(summary.headline)}</h1></header><nav aria-label="Parts of this page"><ul>{nav}</ul></nav>'
-        f"<main>{_summary(summary, test_bars(comparison), stamp)}{''.join(sections)}</main>"
+        f"<main>{_summary(summary, final_losses(comparison), stamp)}{''.join(sections)}</main>"
         f"<footer>{_pairs(footer(comparison))}</footer></div>\n"
         f"<script>{bundle()}</script>\n<script>\n{(here / 'page.js').read_text('utf-8')}</script></body></html>\n"
     )

@@ -91,8 +91,11 @@ def _confidence(comparison: Comparison, order: list[Entry]) -> tuple[str, str] |
     first, second = order[:2]
     test = paired(first, second)
     if test is None:
-        close = "gaps under 1" + NBSP + "% are called level here by rule of thumb"
-        return "How sure", f"One seed each: a quick look. The noise between seeds was not measured; {close}."
+        lead = f"a lead of {numbers.percent(gap(first, second))} over {second.style.name}"
+        return "How sure", (
+            f"One seed each: a quick look. The noise between seeds was not measured, so {lead} is a hint, no proof. "
+            f"Below 1{NBSP}% this page calls models level, by rule of thumb."
+        )
     mean, half, seeds = test
     verdict = "within noise" if mean <= half else "beyond noise"
     return "How sure", (
@@ -146,11 +149,8 @@ def _memory(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | Non
             f"After {numbers.context(comparison.contexts[1])} tokens a sequence keeps {numbers.size(least)} in "
             f"{small.style.name} and {numbers.size(most)} in {large.style.name}."
         )
-        if grows:
-            verb = "grows" if len(grows) == 1 else "grow"
-            parts.append(
-                f"Only {listed(grows)} {verb} with the context." if len(grows) < len(order) else "All grow."
-            )
+        if 0 < len(grows) < len(order):
+            parts.append(f"Only that of {listed(grows)} grows with the context.")
     ends = _ends(order, "peak_memory_bytes")
     if ends:
         small, least, large, most = ends
@@ -170,12 +170,8 @@ def _against_baselines(comparison: Comparison, order: list[Entry]) -> tuple[str,
     losers = [entry for entry in order if (entry.mean("test_loss") or 0.0) >= bar]
     what = f"the best trivial baseline ({best.style.name}, {quality(best)})"
     if not losers:
-        every = (
-            f"All {len(order)} models beat"
-            if len(order) > 2
-            else "Both models beat"
-            if len(order) == 2
-            else "It beats"
+        every = {1: "It beats", 2: "Both models beat"}.get(
+            len(order), f"All {numbers.spelled(len(order))} models beat"
         )
         return "Baselines", f"{every} {what}."
     names = listed([entry.style.name for entry in losers])

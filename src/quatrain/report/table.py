@@ -1,10 +1,11 @@
 """The main table, once as plain strings (terminal, Markdown) and once as columns that the page renders itself."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from quatrain.report import numbers
-from quatrain.report.gather import Comparison, Entry, Row, list_of, number, table_of
+from quatrain.report.gather import Comparison, Entry, table_of
 
 Show = Callable[[float], str]
 
@@ -52,7 +53,7 @@ def columns(comparison: Comparison) -> list[Column]:
             low,
             "loss on the validation part, which chose lr",
         ),
-        Column("params", "Parameters", "non-embedding", numbers.count, "", "equal for all models within 2 %"),
+        Column("params", "Params", "non-embed.", numbers.count, "", "equal for all models within 2 %"),
         Column(
             "width",
             "Size",
@@ -61,7 +62,7 @@ def columns(comparison: Comparison) -> list[Column]:
             "",
             "model width and number of layers",
         ),
-        Column("lr", "Learning rate", "chosen", numbers.rate, "", "the rate with the best validation loss"),
+        Column("lr", "Rate", "chosen", numbers.rate, "", "the rate with the best validation loss"),
         Column(
             "flops_per_token",
             "Work",
@@ -79,7 +80,12 @@ def columns(comparison: Comparison) -> list[Column]:
             "speed of training on this machine",
         ),
         Column(
-            "peak_memory_bytes", "Peak memory", "training", numbers.size, low, "largest memory of the process"
+            "peak_memory_bytes",
+            "Memory",
+            "peak",
+            numbers.size,
+            low,
+            "largest memory of the process while training",
         ),
         Column(
             "state_long",
@@ -90,13 +96,20 @@ def columns(comparison: Comparison) -> list[Column]:
             "live bytes kept per sequence while generating",
         ),
         Column(
-            "ms_short", "Latency", f"ms/token at {short}", one, low, "time of one generated token, batch 1"
+            "ms_short",
+            "Latency",
+            f"ms at {short}",
+            one,
+            low,
+            "milliseconds per generated token, batch of one",
         ),
-        Column("ms_long", "Latency", f"ms/token at {far}", one, low, "time of one generated token, batch 1"),
+        Column(
+            "ms_long", "Latency", f"ms at {far}", one, low, "milliseconds per generated token, batch of one"
+        ),
         Column(
             "exponent",
             "Prefill",
-            "time ~ length^n",
+            "exponent",
             lambda n: f"{n:.2f}",
             low,
             "fitted exponent n of reading a prompt",
@@ -141,7 +154,7 @@ def provenance(comparison: Comparison) -> list[str]:
     about, machine = comparison.about, table_of(comparison.about, "machine")
     threads, device = machine.get("threads"), machine.get("device")
     parts = [
-        str(machine.get("cpu") or "machine not recorded"),
+        re.sub(r"\((R|TM)\)", "", str(machine.get("cpu") or "machine not recorded")),
         f"{threads} threads" if threads else "",
         str(device) if device and device != "cpu" else "",
         f"config {about['config_digest']}" if about.get("config_digest") else "",
@@ -149,43 +162,6 @@ def provenance(comparison: Comparison) -> list[str]:
         str(about.get("started") or "")[:10],
     ]
     return [part for part in parts if part]
-
-
-def _rung(curves: dict[float, list[Row]], chosen: set[float | None]) -> float:
-    """The step at which the rates were compared: the last one of those that were not trained on."""
-    ends = {rate: number(rows[-1], "step") or 0.0 for rate, rows in curves.items()}
-    return max((end for rate, end in ends.items() if rate not in chosen), default=max(ends.values()))
-
-
-def rate_grid(comparison: Comparison) -> Table:
-    """Validation loss of each learning rate at the step where the rates of a mixer were compared (the rung).
-
-    The rate that was chosen is marked with ``*``; a rate that did not get there (diverged, or not run) shows a dash.
-    Empty without validation rows.
-    """
-    runs = [run for mixer in comparison.mixers for run in comparison.runs(mixer, "valid")]
-    asked = [
-        float(rate) for rate in list_of(comparison.about, "learning_rates") if isinstance(rate, int | float)
-    ]
-    rates = sorted({run[1] for run in runs}.union(asked))
-    lines = []
-    for mixer in dict.fromkeys(run[0] for run in runs):
-        found = comparison.runs(mixer, "valid")
-        seed = min(run[2] for run in found)
-        curves = {run[1]: rows for run, rows in found.items() if run[2] == seed}
-        results = [row for row in comparison.of("result", mixer) if int(number(row, "seed") or 0) == seed]
-        chosen = {number(row, "lr") for row in results}
-        rung = _rung(curves, chosen)
-        cells, tokens = [], numbers.DASH
-        for rate in rates:
-            there = [row for row in curves.get(rate, []) if number(row, "step") == rung]
-            if there:
-                tokens = numbers.count(number(there[-1], "tokens") or 0.0)
-            text = numbers.loss(number(there[-1], "loss") or 0.0) if there else numbers.DASH
-            cells.append(text + ("*" if rate in chosen else ""))
-        lines.append((comparison.style(mixer).name, *cells, tokens))
-    header = ("Model", *(numbers.rate(rate) for rate in rates), "after tokens")
-    return Table(header if lines else (), tuple(lines))
 
 
 def markdown(comparison: Comparison) -> str:
