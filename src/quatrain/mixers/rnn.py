@@ -1,0 +1,90 @@
+"""Elman RNN: Elman, Finding structure in time, Cognitive Science 14(2), 1990. See docs/rnn.md."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from quatrain.kernels import rnn_scan
+from quatrain.mixers._base import Causal, Layout
+from quatrain.mixers._check import one_of, positive_int
+from quatrain.mixers._init import orthogonal_, uniform_
+
+
+@dataclass(frozen=True, kw_only=True)
+class RNNConfig:
+    """Settings of `RNN`. Raises ConfigError for a value outside its range."""
+
+    width: Annotated[int, "numbers per token, in and out"] = 256
+    nonlinearity: Annotated[Literal["tanh", "relu"], "function of the pre-activation"] = "tanh"
+    recurrent_init: Annotated[
+        Literal["orthogonal", "identity"],
+        "first recurrent matrix; identity goes with relu (arXiv:1504.00941)",
+    ] = "orthogonal"
+    impl: Annotated[str, "implementation of the scan"] = "auto"
+
+    def __post_init__(self) -> None:
+        positive_int("width", self.width)
+        one_of("nonlinearity", self.nonlinearity, ("tanh", "relu"))
+        one_of("recurrent_init", self.recurrent_init, ("orthogonal", "identity"))
+
+
+class RNNState(NamedTuple):
+    """The last output."""
+
+    h: Tensor  # (B, D), float32 or wider
+
+
+class RNN(Causal[RNNState]):
+    """h_t = f(in_proj(x_t) + recurrent h_{t-1}), y_t = h_t, with f = tanh or ReLU.
+
+    ``x (B, T, D) -> y (B, T, D)``. Cost: 4 D^2 operations per token, one step after the other; state D
+    numbers. At first: in_proj uniform in [-1/sqrt(D), 1/sqrt(D)] with bias 0; recurrent orthogonal or the
+    identity.
+    """
+
+    Config: ClassVar[type[RNNConfig]] = RNNConfig
+    State: ClassVar[type[RNNState]] = RNNState
+    kind: ClassVar[str] = "rnn"
+    config: RNNConfig
+
+    def __init__(self, config: RNNConfig | None = None, **fields: object) -> None:
+        super().__init__(config, **fields)
+        width = self.config.width
+        self.in_proj = nn.Linear(width, width)
+        self.recurrent = nn.Parameter(torch.empty(width, width))
+        uniform_(self.in_proj.weight, width**-0.5)
+        nn.init.zeros_(self.in_proj.bias)
+        if self.config.recurrent_init == "identity":
+            nn.init.eye_(self.recurrent)
+        else:
+            orthogonal_(self.recurrent)
+
+    def _forward(
+        self,
+        x: Tensor,
+        state: RNNState | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, RNNState]:
+        drive = self.in_proj(
+            x
+        )  # (B, T, D); of low precision under autocast, and the recurrent matrix with it
+        y, h = rnn_scan(
+            drive,
+            self.recurrent.to(drive.dtype),
+            None if state is None else state.h,
+            nonlinearity=self.config.nonlinearity,
+            lengths=lengths,
+            cu_seqlens=cu_seqlens,
+            impl=self.config.impl,
+        )
+        return y, RNNState(h)
+
+    def _layout(self, batch: int, time: int) -> Layout:
+        return {"h": ((batch, self.config.width), self._wide)}
+
+    def flops_per_token(self, context: int) -> int:
+        return 4 * self.config.width**2
