@@ -12,9 +12,9 @@ these, nested dataclasses, and ``Mapping[str, Mapping[str, object]]``, a table w
 can judge.
 """
 
+import difflib
 import hashlib
 import json
-import math
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -130,9 +130,7 @@ def _build(cls: type, values: object, path: str, problems: list[str], known: lis
     before, hints, ready = len(problems), _hints(cls), {}
     for name, value in values.items():
         if name not in hints:
-            problems.append(
-                _unknown(_join(path, str(name)), value, [_join(path, own) for own in hints], known)
-            )
+            problems.append(_unknown(path, str(name), value, hints, known))
     for field in fields(cls):
         key = _join(path, field.name)
         if field.name in values:
@@ -181,9 +179,11 @@ def _scalar(kind: Any, value: Any) -> Any:
         return same[0] if same else _FAILED
     if kind in (object, Any):
         return _copied(value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and number and not math.isnan(value):
-        return _FAILED if isinstance(value, int) and abs(value) >= 2**1023 else float(value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return float(value) if value == value else _FAILED  # NaN is not equal to itself
+        except OverflowError:
+            return _FAILED
     return value if kind in (int, bool, str) and type(value) is kind else _FAILED
 
 
@@ -230,14 +230,12 @@ def _copied(value: Any) -> Any:
     return [_copied(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _unknown(key: str, value: object, siblings: Iterable[str], known: list[str]) -> str:
-    """The line for a key that does not exist; the suggestion is a sibling, or the same word elsewhere in the
-    config.
-    """
-    last = key.rsplit(".", 1)[-1]
-    elsewhere = [other for other in known if other.rsplit(".", 1)[-1] == last]
-    hint = f" (did you mean {elsewhere[0]}?)" if elsewhere else ""
-    return f"{key} = {_show(value)}: unknown key{closest(key, siblings) or hint or closest(key, known)}"
+def _unknown(path: str, name: str, value: object, siblings: Iterable[str], known: list[str]) -> str:
+    """The line for a key that does not exist; suggests a sibling, or that word elsewhere in the config."""
+    near = difflib.get_close_matches(name, list(siblings), n=1)
+    candidates = [_join(path, near[0])] if near else [key for key in known if key.rsplit(".", 1)[-1] == name]
+    hint = f" (did you mean {candidates[0]}?)" if candidates else closest(_join(path, name), known)
+    return f"{_join(path, name)} = {_show(value)}: unknown key{hint}"
 
 
 def _qualify(line: str, path: str, hints: Mapping[str, Any]) -> str:
