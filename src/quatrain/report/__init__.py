@@ -1,7 +1,8 @@
-"""Records of a comparison -> a table for the terminal, a Markdown table and one self-contained HTML page. No torch.
+"""Records of a comparison -> a table for the terminal, a Markdown table, one self-contained page. No torch.
 
-``write(out_dir)`` is the whole of it; ``table``, ``markdown`` and ``summary`` give the parts as plain data and need
-no optional extra. Rows may be incomplete (interrupted, diverged): what is there is shown, what is missing is named.
+``write(out_dir)`` is the whole of it; ``table``, ``markdown`` and ``summary`` give the parts as plain data
+and need no optional extra. Rows may be incomplete (interrupted, diverged): what is there is shown, what is
+missing is named.
 """
 
 from collections.abc import Iterable
@@ -34,23 +35,20 @@ def summary(rows: Iterable[Row]) -> Summary:
 
 
 def write(out_dir: Path) -> Path:
-    """Write ``table.md`` and ``report.html`` beside ``records.jsonl`` in ``out_dir``; returns the page's path.
+    """Write ``table.md`` and ``report.html`` beside the ``records.jsonl`` of ``out_dir``; returns the page.
 
-    Each file is replaced whole or not at all. The page stays below 2 MB and loads nothing; costs about two seconds.
+    Each file is replaced whole or not at all. The page stays below 2 MB and loads nothing; costs about two
+    seconds.
 
-    Raises
-    ------
-    DataError
-        ``records.jsonl`` is missing, unreadable, or holds no row.
-    MissingExtraError
-        altair or vl-convert-python is not installed (``pip install 'quatrain[report]'``); table.md is written.
+    Raises DataError where ``records.jsonl`` is missing, damaged or holds no comparison, and MissingExtraError
+    where altair or vl-convert-python is not installed; ``table.md``, which needs neither, is written first.
     """
     source = Path(out_dir) / "records.jsonl"
     if not source.is_file():
         raise DataError(f"{source}: no such file; a comparison writes its records there")
     comparison = gather(records.read(source))
-    if not comparison.rows:
-        raise DataError(f"{source}: holds no row")
+    if "comparison" not in comparison.rows:
+        raise DataError(f"{source}: holds no comparison")
     write_atomic(source.with_name("table.md"), _markdown(comparison))
     from quatrain.report.page import html  # altair takes a second to import: only for the page
 

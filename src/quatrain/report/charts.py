@@ -1,7 +1,7 @@
 """The charts of the page as Vega-Lite specs, built with Altair.
 
-Text, axes and grid take ``currentColor``, so one drawing serves light, dark and print. Values are thinned and rounded
-here: the page must stay below 2 MB however long the curves are.
+Text, axes and grid take ``currentColor``, so one drawing serves light, dark and print. Values are thinned
+and rounded here: the page must stay below 2 MB however long the curves are.
 """
 
 import math
@@ -23,7 +23,8 @@ FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 POINTS = 1600  # values in one chart, over all its lines
 _CONTEXT_LABEL = "datum.value >= 1024 ? datum.value / 1024 + 'K' : datum.value"
 _BYTES_LABEL = (
-    "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value / 1048576"
+    "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value "
+    "/ 1048576"
     " + ' MiB' : datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
 )
 
@@ -38,7 +39,7 @@ class Axis(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One measured point of a model: ``run`` tells its lines apart (seeds), ``text`` is y in words for the tooltip."""
+    """One measured point: ``run`` tells a model's lines apart, ``text`` is y in words for the tooltip."""
 
     name: str
     x: float
@@ -181,10 +182,10 @@ def _rules(x: Any, y: Any, rules: list[tuple[str, float]]) -> list[Any]:
 
 
 class Drawing(NamedTuple):
-    """A line chart: one line per model and run, ``points`` also marked (or only ``marks``, where they are given).
+    """A line chart: one line per model and run, with a mark on each of ``marks``, or else of ``points``.
 
-    ``tips`` are (field, title, format) told of the nearest mark, no format meaning text; ``faint`` are thin lines
-    behind; ``rules`` are named grey horizontal lines.
+    ``tips`` are (field, title, format) told of the nearest mark, no format meaning text; ``faint`` are thin
+    lines behind; ``rules`` are named grey horizontal lines.
     """
 
     styles: list[Style]
@@ -198,14 +199,18 @@ class Drawing(NamedTuple):
     height: int = 260
 
 
-def _tooltips(tips: list[tuple[str, str, str]]) -> list[Any]:
-    found = [alt.Tooltip("m:N", title="Model")]
+def _tooltip(tips: list[tuple[str, str, str]]) -> Any:
+    """The tooltip as one expression.
+
+    As plain fields it would lose its texts: the cells around each mark that catch the pointer wrap the mark's
+    row in another ``datum``, and Vega-Lite 6.4 forgets that for nominal fields.
+    """
+    row = "(datum.datum || datum)"
+    parts = [f"'Model': {row}.m"]
     for name, title, form in tips:
-        if form:
-            found.append(alt.Tooltip(field=name, type="quantitative", title=title, format=form))
-        else:
-            found.append(alt.Tooltip(field=name, type="nominal", title=title))
-    return found
+        value = f"{row}.{name}"
+        parts.append(f"'{title}': " + (f"format({value}, '{form}')" if form else value))
+    return alt.value(alt.ExprRef("{" + ", ".join(parts) + "}"))
 
 
 def lines(drawing: Drawing) -> Spec:
@@ -224,7 +229,7 @@ def lines(drawing: Drawing) -> Spec:
     marks = marks.mark_point(filled=True, opacity=1, clip=True).encode(
         shape=shape,
         size=alt.condition(near, alt.value(150), alt.value(44)),
-        tooltip=_tooltips(drawing.tips),
+        tooltip=_tooltip(drawing.tips),
     )
     layers = _rules(x, y, drawing.rules or [])
     if drawing.faint:

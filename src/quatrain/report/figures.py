@@ -1,4 +1,4 @@
-"""Which figures the page has: each turns rows into one or two chart specs, a caption and, if need be, what is missing."""
+"""The figures of the page: each turns rows into chart specs, a caption and, if need be, what is missing."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def _without(comparison: Comparison, styles: list[Style], what: str) -> str:
 
 
 def final_losses(comparison: Comparison) -> Figure:
-    """Test loss of every model and baseline, from zero; the uniform guess only where it is the one baseline."""
+    """Test loss of every model and baseline, from zero; the uniform guess only where there is no other."""
     baselines = [base for base in comparison.baselines if base.key != "uniform"] or list(comparison.baselines)
     shown = [entry for entry in comparison.entries if entry.status == "ok"] + baselines
     key = (
@@ -93,7 +93,7 @@ def _curves(comparison: Comparison, kind: str, x: str) -> list[Point]:
 
 
 def _loss_range(valid: list[Point], train: list[Point]) -> tuple[float, float]:
-    """From just below the lowest loss to where every curve is past the first tenth of its way: the start is cut off."""
+    """From the lowest loss to the highest past the first tenth of each curve: the starts are cut off."""
     values = valid or train
     low = min(v.y for v in [*valid, *train])
     last: dict[tuple[str, str], float] = {}
@@ -144,7 +144,8 @@ def loss_by_tokens(comparison: Comparison) -> Figure:
         "tokens",
         "Loss against tokens read",
         "tokens",
-        "Validation loss (points) and training loss (thin lines) at the learning rate that was chosen. All models saw "
+        "Validation loss (points) and training loss (thin lines) at the learning rate that was chosen. All "
+        "models saw "
         "the same tokens in the same order. The first tenth is cut off at the top.",
     )
 
@@ -157,7 +158,8 @@ def loss_by_time(comparison: Comparison) -> Figure:
         "seconds",
         "Loss against wall time",
         "seconds of training",
-        "The same curves over the time they took. Read it with care between the end points: each learning-rate "
+        "The same curves over the time they took. Read it with care between the end points: each "
+        "learning-rate "
         "schedule runs to that model's own end, so a slow model is not at its best half way.",
     )
 
@@ -217,7 +219,8 @@ def prefill(comparison: Comparison) -> Figure:
     """Seconds of reading a prompt against its length, with the fitted exponent in the legend."""
     key, title = "prefill", "Time to read a prompt"
     caption = (
-        "Batch of one. The exponent n is fitted to the longer prompts, time = constant x length^n: at n = 1 twice the text "
+        "Batch of one. The exponent n is fitted to the longer prompts, time = constant x length^n: at n = "
+        "1 twice the text "
         "takes twice the time, at n = 2 four times."
     )
     points: list[Point] = []
@@ -264,8 +267,10 @@ def gradient(comparison: Comparison) -> Figure:
     """Norm of d loss_T / d x_(T-k) against k, after training and, where recorded, at initialisation."""
     key, title = "gradient", "How far back the last token's loss reaches"
     caption = (
-        "Norm of the gradient of the last token's loss with respect to the input k tokens earlier, on a log scale. A "
-        "line that falls straight forgets exponentially; a flat one still listens to the far past. It tells what "
+        "Norm of the gradient of the last token's loss with respect to the input k tokens earlier, on a "
+        "log scale. A "
+        "line that falls straight forgets exponentially; a flat one still listens to the far past. It "
+        "tells what "
         "can be learnt from k tokens ago, not what was. A line ends where the norm is 0 or "
         "below 1e-12 of the largest."
     )

@@ -1,7 +1,8 @@
 """The rows of a comparison, put in order: what is known of each model, whatever is missing.
 
-Nothing here raises on an absent or null field: a comparison may have been interrupted, a model may have diverged, and
-the page then shows the rest. Rows that say the same thing twice (a resumed run) count once, the last one wins.
+Nothing here raises on an absent or null field: a comparison may have been interrupted, a model may have
+diverged, and the page then shows the rest. Rows that say the same thing twice (a resumed run) count once,
+the last one wins.
 """
 
 import math
@@ -51,7 +52,7 @@ def list_of(row: Row, key: str) -> list[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the main table: a model or a baseline. ``values`` holds one number per seed, or one in all."""
+    """One line of the main table, a model or a baseline; ``values`` has one number a seed, or one in all."""
 
     key: str
     style: Style
@@ -74,7 +75,10 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything the report knows. ``rows[kind]`` are that kind's rows, repeated ones dropped, in order of writing."""
+    """Everything the report knows.
+
+    ``rows[kind]`` are that kind's rows, repeated ones dropped, in order of writing.
+    """
 
     about: Row
     end: Row
@@ -94,7 +98,7 @@ class Comparison:
         return [row for row in self.rows.get(kind, []) if row.get("mixer") == mixer]
 
     def chosen(self, mixer: str, kind: str) -> dict[Run, list[Row]]:
-        """The curve of each seed at the learning rate that its result chose; without a result, of the longest run."""
+        """The curve of each seed at the rate that its result chose; without a result, the longest run."""
         runs = self.runs(mixer, kind)
         wanted = {(row.get("seed"), number(row, "lr")) for row in self.of("result", mixer)}
         found = {run: rows for run, rows in runs.items() if (run[2], run[1]) in wanted}
@@ -104,13 +108,26 @@ class Comparison:
         return {longest: runs[longest]}
 
     def runs(self, mixer: str, kind: str) -> dict[Run, list[Row]]:
-        """The ``train`` or ``valid`` rows of each run of a mixer, by step; rows without a step or loss are left out."""
+        """The ``train`` or ``valid`` rows of each run of a mixer, by step; only rows with step and loss."""
         runs: dict[Run, list[Row]] = {}
         for row in self.of(kind, mixer):
             lr, step = number(row, "lr"), number(row, "step")
             if lr is not None and step is not None and number(row, "loss") is not None:
                 runs.setdefault((mixer, lr, int(number(row, "seed") or 0)), []).append(row)
         return {run: sorted(rows, key=lambda row: number(row, "step") or 0.0) for run, rows in runs.items()}
+
+
+# Control characters become pictures of themselves: in HTML most are forbidden, and vl-convert aborts at NUL.
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+
+
+def _printable(value: Any) -> Any:
+    """A row with every text in it fit for a page: no control character, no lone surrogate."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().translate(_PICTURES)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _unique(kind: str, rows: list[Row]) -> list[Row]:
@@ -209,10 +226,10 @@ def _by_test(entry: Entry) -> float:
 
 
 def gather(rows: Iterable[Row]) -> Comparison:
-    """Sort the rows of a comparison's records (see quatrain.records) by what they tell; unknown kinds are ignored."""
+    """Sort the rows of a comparison's records by what they tell; unknown kinds are ignored."""
     kinds: dict[str, list[Row]] = {}
     for row in rows:
-        kinds.setdefault(str(row.get("kind")), []).append(row)
+        kinds.setdefault(str(row.get("kind")), []).append(_printable(row))
     kinds = {kind: _unique(kind, found) for kind, found in kinds.items()}
     about: Row = (kinds.get("comparison") or [{}])[-1]
     mixers = _mixers(about, kinds)

@@ -31,7 +31,8 @@ def _protocol(about: Row) -> str:
     batch, length = number(about, "batch"), number(about, "sequence")
     shape = f" in batches of {batch:.0f} sequences of {length:.0f} tokens" if batch and length else ""
     return (
-        f"Every model has the same number of non-embedding parameters{size} within 2{NBSP}%, reads the same tokens in "
+        f"Every model has the same number of non-embedding parameters{size} within 2{NBSP}%, reads the "
+        f"same tokens in "
         f"the same order{shape}, and is trained with the same optimiser, schedule and grid of learning rates."
     )
 
@@ -45,7 +46,8 @@ def _selection(about: Row) -> str:
     )
     many = f"{len(seeds)} seeds ({numbers.listed([str(seed) for seed in seeds])})." if len(seeds) > 1 else ""
     return (
-        f"{grid} trained on {until}; the one with the lowest validation loss goes on to the end. The test part is "
+        f"{grid} trained on {until}; the one with the lowest validation loss goes on to the end. The test "
+        f"part is "
         f"measured once, for that one. {many or 'One seed: a quick look.'}"
     )
 
@@ -56,8 +58,10 @@ def _budget(comparison: Comparison) -> str:
     parts = []
     if budget and tokens:
         parts.append(
-            f"The budget of {numbers.duration(budget)} covers the training of all models at all learning rates. A short "
-            f"calibration on this machine turned it into {numbers.count(tokens)} tokens per model; from then on only "
+            f"The budget of {numbers.duration(budget)} covers the training of all models at all learning "
+            f"rates. A short "
+            f"calibration on this machine turned it into {numbers.count(tokens)} tokens per model; from "
+            f"then on only "
             "tokens counted, so an interrupted comparison resumes exactly."
         )
     spent, extra = number(end, "training_seconds"), number(end, "evaluation_seconds")
@@ -73,7 +77,8 @@ def _sampling(comparison: Comparison) -> str:
         used, whole = number(row, "test_tokens"), number(row, "test_total_tokens")
         if used and whole and used < whole:
             return (
-                f"The test loss is measured on {numbers.count(used)} of the {numbers.count(whole)} tokens of the test part "
+                f"The test loss is measured on {numbers.count(used)} of the {numbers.count(whole)} tokens "
+                f"of the test part "
                 f"({numbers.percent(used / whole)}), the same ones for every model and baseline."
             )
         if used and whole:
@@ -99,7 +104,8 @@ def method(comparison: Comparison) -> Pairs:
         (
             "Speed and memory",
             "Training speed is tokens over seconds of the training loop; peak memory is the largest "
-            "the training process held. Latency is one token at a time, batch of one, after a context of that length.",
+            "the training process held. Latency is one token at a time, batch of one, after a context of "
+            "that length.",
         ),
     ]
     if names:
@@ -116,7 +122,7 @@ def method(comparison: Comparison) -> Pairs:
 
 
 def footer(comparison: Comparison) -> Pairs:
-    """Machine, versions, commit, config, date: what is needed to repeat the numbers. Unknown ones are left out."""
+    """Machine, versions, commit, config, date: what it takes to repeat the numbers; unknown ones left out."""
     about = comparison.about
     machine, versions = table_of(about, "machine"), table_of(about, "versions")
     memory, cores, threads = (number(machine, key) for key in ("memory_bytes", "cores", "threads"))

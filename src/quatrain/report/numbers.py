@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: few digits, a unit, no trailing noise. Every function takes a finite number."""
+"""Finite numbers as a person reads them: few digits, a unit, no trailing noise."""
 
 import math
 

@@ -29,6 +29,7 @@
   let drawn = 0, failed = 0;
   for (const spot of document.querySelectorAll(".chart")) {
     const spec = JSON.parse(document.getElementById(spot.id + "-spec").textContent);
+    const still = spot.innerHTML;
     try {
       await vegaEmbed(spot, spec, {
         mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, ast: true,
@@ -37,7 +38,7 @@
       drawn += 1;
     } catch (error) {
       failed += 1;
-      spot.textContent = "This chart could not be drawn: " + error.message;
+      spot.innerHTML = still;
       console.error(error);
     }
   }

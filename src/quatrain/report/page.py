@@ -1,7 +1,7 @@
 """The page: one HTML file that holds its style, its script and its data, and asks nobody for anything.
 
-Every text from the records goes through ``escape`` and every spec through ``_json``; a content security policy
-forbids requests even if one were forgotten.
+Every text from the records goes through ``escape`` and every spec through ``_json``; a content security
+policy forbids requests even if one were forgotten.
 """
 
 import json
@@ -25,10 +25,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("report.html needs vl-convert-python: pip install 'quatrain[report]'") from error
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
 _STILL = 520  # width of the still pictures, in pixels; the page scales them
 _SAMPLE = 4000  # characters of one sample that the page shows
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 
 
 def _json(value: object) -> str:
@@ -39,14 +38,15 @@ def _json(value: object) -> str:
 def _swatch(style: Style) -> str:
     dash = "" if style.dash == (1, 0) else f' stroke-dasharray="{" ".join(map(str, style.dash))}"'
     return (
-        f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><path d="M0 6H34" stroke="{style.colour}" '
+        f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><path d="M0 6H34" '
+        f'stroke="{style.colour}" '
         f'stroke-width="2"{dash}/><path transform="translate(11 0)" d="{OUTLINES[style.shape]}" '
         f'fill="{style.colour}"/></svg>'
     )
 
 
 def _drawing(spec: charts.Spec, key: str) -> str:
-    """The chart as a still picture, which the script replaces: what a reader sees where scripts are blocked."""
+    """The chart as a still picture, which the script replaces: what is seen where scripts are blocked."""
     still = {name: value for name, value in spec.items() if name != "autosize"} | {"width": _STILL}
     svg: str = vl_convert.vegalite_to_svg(still, vl_version=charts.schema_version())
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
@@ -55,11 +55,14 @@ def _drawing(spec: charts.Spec, key: str) -> str:
 
 def _chart(figure: Figure, index: int) -> str:
     subtitle, spec = figure.panels[index]
-    key = f"{figure.key}-{index}"
+    key, name = f"{figure.key}-{index}", f"{figure.title} {subtitle}".strip()
+    spec = {**spec, "description": name}  # Vega reads it out as the chart's label
     head = f"<p>{escape(subtitle)}</p>" if subtitle else ""
     return (
-        f'<div class="panel">{head}<div class="chart" id="{key}" role="img" aria-label="{escape(figure.title)}">'
-        f'{_drawing(spec, key)}</div><script type="application/json" id="{key}-spec">{_json(spec)}</script></div>'
+        f'<div class="panel">{head}<div class="chart" id="{key}" role="img" '
+        f'aria-label="{escape(name)}">'
+        f'{_drawing(spec, key)}</div><script type="application/json" id="{key}-spec">{_json(spec)}</script>'
+        f"</div>"
     )
 
 
@@ -77,7 +80,8 @@ def _figure(figure: Figure, stamp: str) -> str:
         f'<figure id="{figure.key}"><h3>{escape(figure.title)}</h3>'
         + (f'<ul class="legend">{legend}</ul>' if legend else "")
         + (f'<div class="panels">{panels}</div>' if panels else absent)
-        + f'<figcaption>{escape(figure.caption)}{missing}<span class="stamp">{stamp}</span></figcaption></figure>'
+        + f'<figcaption>{escape(figure.caption)}{missing}<span class="stamp">{stamp}</span></figcaption>'
+        f"</figure>"
     )
 
 
@@ -143,7 +147,8 @@ def _main_table(comparison: Comparison, stamp: str) -> str:
     ]
     notes.append("Bold: best of its column among the models. Click a heading to sort.")
     return (
-        f'<div class="box" tabindex="0" role="region" aria-label="Main table"><table><thead><tr>{heads}</tr></thead>'
+        f'<div class="box" tabindex="0" role="region" aria-label="Main table"><table><thead><tr>'
+        f"{heads}</tr></thead>"
         f'<tbody>{lines}</tbody></table></div><p class="under">{escape(" ".join(notes))}'
         f'<span class="stamp">{stamp}</span></p>'
     )
@@ -156,7 +161,8 @@ def _plain_table(table: Table, label: str) -> str:
         tds = (f"<td{' class=best' if text.endswith('*') else ''}>{escape(text)}</td>" for text in cells)
         lines += f'<tr><th scope="row">{escape(name)}</th>{"".join(tds)}</tr>'
     return (
-        f'<div class="box" tabindex="0" role="region" aria-label="{escape(label)}"><table><thead><tr>{heads}</tr>'
+        f'<div class="box" tabindex="0" role="region" aria-label="{escape(label)}"><table><thead><tr>'
+        f"{heads}</tr>"
         f"</thead><tbody>{lines}</tbody></table></div>"
     )
 
@@ -166,7 +172,8 @@ def _grid(comparison: Comparison, stamp: str) -> str:
     if not table.rows:
         return '<p class="absent">No validation loss was recorded.</p>'
     note = (
-        "Validation loss in nats per token, every rate stopped at the same step. * marks the rate that was chosen and "
+        "Validation loss in nats per token, every rate stopped at the same step. * marks the rate that was "
+        "chosen and "
         f"trained to the end, {numbers.DASH} one that did not get that far."
     )
     under = f'<p class="under">{escape(note)}<span class="stamp">{stamp}</span></p>'
@@ -178,12 +185,12 @@ def _samples(comparison: Comparison) -> str:
     cards = []
     for entry in comparison.entries:
         for row in comparison.of("sample", entry.key)[:3]:
-            prompt, text = (
-                str(row.get(key) or "").translate(_CONTROLS)[:_SAMPLE] for key in ("prompt", "text")
-            )
+            prompt, text = (str(row.get(key) or "")[:_SAMPLE] for key in ("prompt", "text"))
             cards.append(
-                f'<article class="sample" style="border-top-color:{entry.style.colour}"><h3>{escape(entry.style.name)}'
-                f'</h3><pre tabindex="0"><span class="prompt">{escape(prompt)}</span>{escape(text)}</pre></article>'
+                f'<article class="sample" style="border-top-color:{entry.style.colour}"><h3>'
+                f"{escape(entry.style.name)}"
+                f'</h3><pre tabindex="0"><span class="prompt">{escape(prompt)}</span>{escape(text)}</pre>'
+                f"</article>"
             )
     return (
         f'<div class="samples">{"".join(cards)}</div>'
@@ -251,7 +258,7 @@ def html(comparison: Comparison) -> str:
         "table": "Table",
         "charts": "Charts",
         "samples": "Samples",
-        "rates": "Learning rates",
+        "rates": "Rates",
     }
     links |= {"method": "Method"}
     nav = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in links.items())
@@ -271,10 +278,13 @@ def html(comparison: Comparison) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(summary.headline)}</title>\n<style>\n{(here / 'page.css').read_text('utf-8')}</style></head>\n"
+        f"<title>{escape(summary.headline)}</title>\n<style>"
+        f"\n{(here / 'page.css').read_text('utf-8')}</style></head>\n"
         f'<body><div class="page"><header><p class="kicker">{_kicker(comparison)}</p>'
-        f'<h1>{escape(summary.headline)}</h1></header><nav aria-label="Parts of this page"><ul>{nav}</ul></nav>'
+        f'<h1>{escape(summary.headline)}</h1></header><nav aria-label="Parts of this page"><ul>{nav}</ul>'
+        f"</nav>"
         f"<main>{_summary(summary, final_losses(comparison), stamp)}{''.join(sections)}</main>"
         f"<footer>{_pairs(footer(comparison))}</footer></div>\n"
-        f"<script>{bundle()}</script>\n<script>\n{(here / 'page.js').read_text('utf-8')}</script></body></html>\n"
+        f"<script>{bundle()}</script>\n<script>\n{(here / 'page.js').read_text('utf-8')}</script></body>"
+        f"</html>\n"
     )

@@ -44,7 +44,7 @@ def rate_grid(comparison: Comparison) -> list[Rates]:
 
 
 def rate_table(comparison: Comparison) -> Table:
-    """The grid as strings: ``*`` marks the chosen rate, a dash one that did not get there. Empty without losses."""
+    """The grid as strings: ``*`` marks the chosen rate, a dash one that did not get there. Can be empty."""
     lines = rate_grid(comparison)
     if not lines:
         return Table((), ())

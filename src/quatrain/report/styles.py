@@ -1,8 +1,8 @@
 """One look per architecture, the same in every chart, legend and table.
 
-The five colours keep a contrast of at least 3:1 on both page backgrounds, so one value serves light and dark, and
-stay apart under protanopia, deuteranopia and tritanopia (test_report.py computes both). Dash and point shape repeat
-the distinction for print and for eyes that see no colour.
+The five colours keep a contrast of at least 3:1 on both page backgrounds, so one value serves light and
+dark, and stay apart under protanopia, deuteranopia and tritanopia (test_report.py computes both). Dash and
+point shape repeat the distinction for print and for eyes that see no colour.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,8 @@ STYLES = {
 }
 BASELINE = Style("baseline", "#85888d", (2, 3), "cross")
 
-# For mixers this table does not know yet (a hybrid, a later architecture): given out in the order of the comparison.
+# For mixers this table does not know yet (a hybrid, a later architecture): given out in the order of the
+# comparison.
 _SPARE = (
     Style("", "#7a5ad6", (5, 2, 1, 2), "cross"),
     Style("", "#7a8a00", (3, 3), "triangle-right"),
@@ -50,7 +51,7 @@ OUTLINES = {
 
 
 def styles(mixers: Iterable[str]) -> dict[str, Style]:
-    """The style of each mixer, in the order given; an unknown mixer keeps its own name and takes a spare look."""
+    """The style of each mixer; one that is not in the table keeps its own name and takes a spare look."""
     found: dict[str, Style] = {}
     spare = 0
     for mixer in mixers:

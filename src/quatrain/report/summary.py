@@ -8,7 +8,7 @@ from quatrain.report import numbers
 from quatrain.report.gather import Comparison, Entry, list_of, number, table_of
 from quatrain.report.numbers import NBSP, listed
 
-# A rule of thumb, said as such on the page: where one seed was trained, models closer than this are called level.
+# A rule of thumb, and called that on the page: where one seed was trained, closer models are called level.
 LEVEL = 0.01
 
 # Two-sided 95 % quantiles of Student's t for 1..10 degrees of freedom.
@@ -47,7 +47,7 @@ def gap(better: Entry, worse: Entry) -> float:
 
 
 def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
-    """Mean and 95 % half-width of the loss difference over the seeds both have, and how many; None below two."""
+    """Mean loss difference over common seeds, its 95 % half-width, and their number; None below two."""
     left = dict(zip(better.seeds, better.values.get("test_loss", ()), strict=False))
     right = dict(zip(worse.seeds, worse.values.get("test_loss", ()), strict=False))
     differences = [right[seed] - left[seed] for seed in left if seed in right]
@@ -59,7 +59,7 @@ def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
 
 
 def level(better: Entry, worse: Entry) -> bool:
-    """Whether two models are too close to tell apart: by paired seeds, or with one seed by the rule of thumb."""
+    """Whether two models are too close to tell apart: by paired seeds, or for one seed by rule of thumb."""
     test = paired(better, worse)
     return test[0] <= test[1] if test else gap(better, worse) < LEVEL
 
@@ -79,8 +79,9 @@ def _headline(comparison: Comparison, order: list[Entry]) -> str:
             f"{names} are level on {name}: {quality(first)} for the best, {apart} apart. Too close to call."
         )
     second = order[1]
+    so_far = "" if len(order) == len(comparison.entries) else "Of the models that finished, "
     return (
-        f"{first.style.name} predicts {name} best: {quality(first)} on the test part, "
+        f"{so_far}{first.style.name} predicts {name} best: {quality(first)} on the test part, "
         f"{numbers.percent(gap(first, second))} less than {second.style.name} in second place."
     )
 
@@ -93,7 +94,8 @@ def _confidence(comparison: Comparison, order: list[Entry]) -> tuple[str, str] |
     if test is None:
         lead = f"a lead of {numbers.percent(gap(first, second))} over {second.style.name}"
         return "How sure", (
-            f"One seed each: a quick look. The noise between seeds was not measured, so {lead} is a hint, no proof. "
+            f"One seed each: a quick look. The noise between seeds was not measured, so {lead} is a hint, "
+            f"no proof. "
             f"Below 1{NBSP}% this page calls models level, by rule of thumb."
         )
     mean, half, seeds = test
@@ -130,7 +132,8 @@ def _latency(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | No
     cheap, least, dear, most = ends
     at, show = numbers.context(comparison.contexts[1]), numbers.significant
     return f"Cheapest token at {at}", (
-        f"{cheap.style.name}, {show(least)}{NBSP}ms for each new token after {at} of context; {dear.style.name} needs "
+        f"{cheap.style.name}, {show(least)}{NBSP}ms for each new token after {at} of context; "
+        f"{dear.style.name} needs "
         f"{show(most)}{NBSP}ms, {numbers.times(most / least)} as long."
     )
 
@@ -146,7 +149,8 @@ def _memory(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | Non
             if (e.mean("state_long") or 0) > 1.5 * (e.mean("state_short") or math.inf)
         ]
         parts.append(
-            f"After {numbers.context(comparison.contexts[1])} tokens a sequence keeps {numbers.size(least)} in "
+            f"After {numbers.context(comparison.contexts[1])} tokens a sequence keeps "
+            f"{numbers.size(least)} in "
             f"{small.style.name} and {numbers.size(most)} in {large.style.name}."
         )
         if 0 < len(grows) < len(order):
@@ -155,7 +159,8 @@ def _memory(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | Non
     if ends:
         small, least, large, most = ends
         parts.append(
-            f"Training peaks at {numbers.size(least)} ({small.style.name}) to {numbers.size(most)} ({large.style.name})."
+            f"Training peaks at {numbers.size(least)} ({small.style.name}) to {numbers.size(most)} "
+            f"({large.style.name})."
         )
     return ("Memory", " ".join(parts)) if parts else None
 

@@ -1,4 +1,4 @@
-"""The main table, once as plain strings (terminal, Markdown) and once as columns that the page renders itself."""
+"""The main table, as plain strings (terminal, Markdown) and as columns that the page renders itself."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ Show = Callable[[float], str]
 
 
 class Column(NamedTuple):
-    """One column: ``best`` is which end of it is good (``low``, ``high`` or neither), ``help`` says what it is."""
+    """One column: ``best`` is the good end of it (``low``, ``high`` or neither), ``help`` says what it is."""
 
     key: str
     title: str
@@ -118,7 +118,7 @@ def columns(comparison: Comparison) -> list[Column]:
 
 
 def cell(entry: Entry, column: Column) -> str:
-    """One cell as text: ``mean +- deviation`` over seeds where there are several, a dash where nothing is known."""
+    """One cell as text: ``mean +- deviation`` over several seeds, a dash where nothing is known."""
     if column.key in entry.texts:
         return entry.texts[column.key]
     mean, spread = entry.mean(column.key), entry.spread(column.key)
