@@ -67,7 +67,7 @@ def last_state(
     blocks = back.reshape(batch, channels, outer, inner)
     if fine.is_complex():  # a real matrix product with (real, imaginary) columns costs half of a complex one
         table = torch.view_as_real(fine.transpose(1, 2).contiguous()).flatten(2)  # (E, J, 2M)
-        sums = torch.view_as_complex((blocks @ table).unflatten(-1, (-1, 2)))  # (B, E, I, M)
+        sums = torch.view_as_complex((blocks @ table).reshape(batch, channels, outer, -1, 2))  # (B, E, I, M)
     else:
         sums = blocks @ fine.transpose(1, 2)  # (B, E, I, M)
     h = drive * (sums * coarse).sum(2)

@@ -98,7 +98,7 @@ class MambaBlock(Causal[S]):
     def _block_flops(self) -> int:
         """Operations per token of both projections and the convolution."""
         width, inner = self.config.width, self.inner
-        return 6 * width * inner + 2 * inner * int(self.config.conv)
+        return int(6 * width * inner + 2 * inner * self.config.conv)
 
 
 def check_block(config: Any) -> None:

@@ -275,8 +275,10 @@ class Attention(Causal[AttentionState]):
                 )
 
     def _layout(self, batch: int, time: int) -> Layout:
+        if not self.config.causal:
+            return {}
         held = time if self._keep is None else min(time, self._keep)
-        shape = (batch, held if self.config.causal else 0, self.config.groups, self.config.head_width)
+        shape = (batch, held, self.config.groups, self.config.head_width)
         dtype = self._like.dtype
         return {"k": (shape, dtype), "v": (shape, dtype), "position": ((batch,), torch.int64)}
 
