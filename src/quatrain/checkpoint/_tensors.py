@@ -57,14 +57,15 @@ def write_group(directory: Path, group: str, tensors: Mapping[str, Tensor]) -> G
     kept: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     for name, tensor in sorted(tensors.items()):
-        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        lazy = (tensor.is_conj(), tensor.is_neg())  # such a view has the memory of its base, and other values
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), lazy)
         if tensor.numel() and place in first:
             shared[name] = first[place]
         else:
             first[place], kept[name] = name, tensor.detach()
     split = [name for name, tensor in kept.items() if tensor.is_complex()]
     for name in split:
-        kept[name] = torch.view_as_real(kept[name].resolve_conj())
+        kept[name] = torch.view_as_real(kept[name].resolve_conj().resolve_neg())
     file = f"{group}.safetensors"
     size, sha256 = write_synced(directory / file, _chunks(group, kept))
     return GroupFile(file=file, bytes=size, sha256=sha256, shared=shared, complex=split)
@@ -104,4 +105,4 @@ def _chunks(group: str, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memor
     yield struct.pack("<Q", len(text)) + text
     for name in order:
         if tensors[name].numel():
-            yield tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            yield tensors[name].cpu().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().data
