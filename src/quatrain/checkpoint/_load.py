@@ -43,8 +43,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> LanguageModel:
 def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Give ``model`` these parameters and buffers, in their own dtypes.
 
-    Raises CheckpointError that names every missing, unexpected and mis-shaped tensor; ``model`` is then
-    unchanged.
+    Raises CheckpointError that names the missing, unexpected and mis-shaped tensors (the first ten); ``model`` is
+    then unchanged.
     """
     wanted = model.state_dict(keep_vars=True)
     problems = [f"tensor {name!r} is missing" for name in wanted if name not in tensors]
@@ -54,8 +54,8 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
         if has != must:
             problems.append(f"tensor {name!r} has shape {has}, must have {must}")
     if problems:
-        raise CheckpointError(
-            f"{source}: does not fit the model of its config: {'; '.join(sorted(problems))}"
-        )
+        listed = "; ".join(sorted(problems)[:_LISTED])
+        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise CheckpointError(f"{source}: does not fit the model of its config: {listed}{more}")
     for name, tensor in wanted.items():
         tensor.data = tensors[name].clone()
