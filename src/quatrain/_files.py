@@ -11,8 +11,7 @@ CHUNK = 1 << 20  # bytes read or written at a time
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Replace ``path`` by ``content``: a reader, or a machine that loses power, sees the old file or the new
-    one.
+    """Replace ``path`` by ``content``: whoever reads it, even after a loss of power, sees old or new.
 
     Text is written as UTF-8. Raises OSError and leaves ``path`` as it was when the disk is full or not
     writable.

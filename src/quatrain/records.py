@@ -1,5 +1,4 @@
-"""The rows a run writes and a report reads: JSON Lines, one strict JSON object a line, versioned, append
-only.
+"""The rows a run writes and a report reads: versioned, append-only, strict JSON Lines.
 
 Every row is ``{"v": 1, "kind": ..., ...}``. A number that is NaN or infinite is written as null. A row counts
 once its line has ended, so a process that dies while writing loses at most the row it was writing.

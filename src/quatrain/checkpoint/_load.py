@@ -43,8 +43,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> LanguageModel:
 def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Give ``model`` these parameters and buffers, in their own dtypes.
 
-    Raises CheckpointError that names the missing, unexpected and mis-shaped tensors (the first ten); ``model`` is
-    then unchanged.
+    Raises CheckpointError that names the missing, unexpected and mis-shaped tensors (the first ten); the
+    model is then unchanged.
     """
     wanted = model.state_dict(keep_vars=True)
     problems = [f"tensor {name!r} is missing" for name in wanted if name not in tensors]

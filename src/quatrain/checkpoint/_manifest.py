@@ -36,9 +36,7 @@ class Manifest:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a checkpoint. Raises CheckpointError where it is foreign, newer, truncated or
-    altered.
-    """
+    """The manifest of a checkpoint. Raises CheckpointError: foreign, newer, truncated or altered."""
     path = directory / MANIFEST
     try:
         body = json.loads(path.read_bytes())

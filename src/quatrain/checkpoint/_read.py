@@ -17,9 +17,7 @@ from quatrain.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files have been checked. ``meta`` is what was saved with it, equal to the last
-    bit.
-    """
+    """A checkpoint whose files have been checked; ``meta`` equals what was saved with it."""
 
     path: Path
     step: int

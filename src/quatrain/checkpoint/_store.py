@@ -36,10 +36,10 @@ def save(
     """Write ``run_dir/checkpoints/step-<step>/`` whole or not at all; return it.
 
     Args:
-        run_dir: directory of the run, made when missing. Only one process may save in it at a time. step: at
-        least 0; a checkpoint of the same step is replaced once the new one is whole. tensors: group -> name
-        -> tensor, for example ``{"model": model.state_dict()}``; a group is a plain word.
-            Tensors that are one and the same are stored once.
+        run_dir: directory of the run, made when missing. Only one process may save in it at a time.
+        step: at least 0; a checkpoint of the same step is replaced once the new one is whole.
+        tensors: group -> name -> tensor, for example ``{"model": model.state_dict()}``; a group is a plain
+            word. Tensors that are one and the same are stored once.
         meta: plain values (strings, numbers, inf too, booleans, None, lists, dicts) for whoever reads it.
 
     When this returns, the checkpoint is on the disk: a loss of power doesn't take it back. A process that is
@@ -85,10 +85,9 @@ def latest(run_dir: str | Path) -> Path | None:
 
 
 def prune(run_dir: str | Path, keep: int, protect: Collection[int | str | Path] = ()) -> list[Path]:
-    """Remove all but the ``keep`` newest checkpoints and those in ``protect`` (steps or paths); return the
-    removed.
+    """Remove all but the ``keep`` newest checkpoints and those in ``protect``; return the removed ones.
 
-    The best checkpoint and the one a run was resumed from belong in ``protect``. A removal that is
+    ``protect`` holds steps or paths: the best one, the one a run was resumed from. A removal that is
     interrupted leaves no half checkpoint. Raises ConfigError for ``keep < 1``, CheckpointError where one
     can't be removed.
     """

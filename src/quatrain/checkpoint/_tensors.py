@@ -50,9 +50,7 @@ class GroupFile:
 
 
 def write_group(directory: Path, group: str, tensors: Mapping[str, Tensor]) -> GroupFile:
-    """Write ``<group>.safetensors`` and flush it to the disk. Raises OSError, CheckpointError for a foreign
-    dtype.
-    """
+    """Write ``<group>.safetensors``, onto the disk. Raises OSError, CheckpointError for a foreign dtype."""
     first: dict[tuple[object, ...], str] = {}
     kept: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
@@ -72,9 +70,7 @@ def write_group(directory: Path, group: str, tensors: Mapping[str, Tensor]) -> G
 
 
 def read_group(path: Path, entry: GroupFile, device: torch.device | str) -> dict[str, Tensor]:
-    """The tensors of a group, all names included. Raises CheckpointError where the file is no safetensors
-    file.
-    """
+    """The tensors of a group, all names included. Raises CheckpointError for a foreign file."""
     try:
         tensors = load_file(path, device=str(device))
     except SafetensorError as error:

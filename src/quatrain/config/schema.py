@@ -31,9 +31,7 @@ _FAILED: Any = object()  # stands for a value that has been reported as wrong
 
 @dataclass(frozen=True, kw_only=True)
 class FieldInfo:
-    """One leaf of a config: its dotted key, its type (without ``Annotated``), its default (or MISSING), its
-    help.
-    """
+    """One leaf of a config: dotted key, type without ``Annotated``, default (or MISSING), help."""
 
     key: str
     type: Any
@@ -67,9 +65,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def fields_of(cls: type, path: str = "") -> list[FieldInfo]:
-    """Every leaf of ``cls`` and of the dataclasses nested in it, with dotted keys, in the order of
-    definition.
-    """
+    """Every leaf of ``cls`` and of the dataclasses in it, with dotted keys, in order of definition."""
     found: list[FieldInfo] = []
     plain, full = _hints(cls), get_type_hints(cls, include_extras=True)
     for field in fields(cls):
@@ -103,25 +99,19 @@ def override(cls: type, values: Mapping[str, Any], changes: Mapping[str, Any]) -
 
 
 def replace_in(config: C, changes: Mapping[str, Any]) -> C:
-    """``config`` with dotted keys changed, for example ``{"train.lr": "3e-4"}``. Raises ConfigError as
-    ``from_dict``.
-    """
+    """``config`` with dotted keys changed, as ``{"train.lr": "3e-4"}``. Raises as ``from_dict``."""
     return from_dict(type(config), override(type(config), to_dict(config), changes))
 
 
 def digest(config: Any) -> str:
-    """First 12 hex digits of the SHA-256 of a config's (or a plain dict's) canonical JSON: a name for its
-    values.
-    """
+    """12 hex digits of the SHA-256 of a config's (or plain dict's) canonical JSON: a name for its values."""
     plain = to_dict(config) if is_dataclass(config) else config
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _build(cls: type, values: object, path: str, problems: list[str], known: list[str]) -> Any:
-    """An instance of ``cls``, or _FAILED after adding to ``problems``; ``known`` are the leaf keys of the
-    whole.
-    """
+    """An instance of ``cls``, or _FAILED and more ``problems``; ``known``: leaf keys of the whole."""
     if isinstance(values, cls):
         return values
     if not isinstance(values, Mapping):
@@ -171,9 +161,7 @@ def _convert(kind: Any, value: Any, key: str, problems: list[str], known: list[s
 
 
 def _scalar(kind: Any, value: Any) -> Any:
-    """``value`` as the scalar ``kind``, or _FAILED. True is no number, and 1.0 no integer: TOML tells them
-    apart.
-    """
+    """``value`` as the scalar ``kind``, or _FAILED. As in TOML, True is no number and 1.0 no integer."""
     if get_origin(kind) is Literal:
         same = [word for word in get_args(kind) if type(word) is type(value) and word == value]
         return same[0] if same else _FAILED

@@ -13,9 +13,7 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ConfigError naming file, line and column, and OSError where it cannot
-    be read.
-    """
+    """The tables of a TOML file. Raises ConfigError naming file, line and column, or OSError."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -25,9 +23,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
 
 
 def dump_toml(values: Mapping[str, Any]) -> str:
-    """The text that ``load_toml`` reads back as an equal dict. Values: str, bool, int, float, lists and
-    tables of these.
-    """
+    """The text that ``load_toml`` reads back as an equal dict. Raises TypeError for None and objects."""
     lines: list[str] = []
     _table(values, (), lines)
     return "\n".join(lines) + "\n" if lines else ""

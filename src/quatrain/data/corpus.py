@@ -50,9 +50,7 @@ class Corpus:
         return bool(self.files) and all(path.is_file() for path in self.files)
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes, at most a mebibyte at a time. Raises DataError naming a file that is damaged or
-        unreadable.
-        """
+        """The bytes, a mebibyte at a time. Raises DataError naming a file that is damaged or unreadable."""
         if not self.files:
             yield from chunks_of(sys.stdin.buffer)
         for path in self.files:

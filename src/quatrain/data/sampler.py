@@ -1,6 +1,4 @@
-"""Batches as pure functions of (seed, step): nothing to save, nothing to restore, a position resumes
-exactly.
-"""
+"""Batches as pure functions of (seed, step): nothing to save or restore, a position resumes exactly."""
 
 import numpy as np
 import torch
@@ -16,12 +14,11 @@ _ONE = np.uint64(1)
 
 
 class Windows:
-    """Random windows: every epoch visits non-overlapping windows of ``sequence`` tokens, each once, in a
-    random order.
+    """Windows of ``sequence`` tokens that do not overlap, each once an epoch, in random order.
 
     Epoch e cuts the tokens into ``count`` windows from an offset drawn from (seed, e), up to one window long,
     so that other epochs cut elsewhere. Sample i = step * batch + row is window ``permute(i mod count)`` of
-    epoch i div count; a batch may span two epochs, and no window is left out. Memory is O(batch * sequence)
+    epoch i div count; a batch may span two epochs. Memory is O(batch * sequence)
     whatever the number of tokens.
 
     Args:
@@ -64,15 +61,12 @@ class Windows:
         return np.concatenate(starts)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step, both ``(batch, sequence)`` int64 on the CPU; targets are one token
-        ahead.
-        """
+        """Inputs and targets ``(batch, sequence)`` int64 on the CPU; targets are one token ahead."""
         return _gather(self.tokens, self.starts(step), self.sequence)
 
 
 class Streams:
-    """The text in order, for truncated backpropagation: row b reads its own stretch, a window further at
-    every step.
+    """The text in order, for truncated backpropagation: every row reads on in its own stretch.
 
     The tokens are cut into ``batch`` stretches of ``steps_per_epoch * sequence`` tokens. At the first step of
     an epoch every row is ``fresh``: the state carried from before does not belong to it. What does not fill
@@ -92,9 +86,7 @@ class Streams:
         self.tokens, self.sequence, self.batch_size = tokens, sequence, batch
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, targets ``(batch, sequence)`` int64, and fresh ``(batch,)`` bool: rows that begin anew at
-        this step.
-        """
+        """Inputs, targets ``(batch, sequence)`` int64, fresh ``(batch,)`` bool: rows that begin anew."""
         check(step >= 0, "step", step, "must be at least 0")
         epoch, position = divmod(step, self.steps_per_epoch)
         stretch = self.steps_per_epoch * self.sequence

@@ -98,9 +98,7 @@ class TokenFile:
         return train, valid, test
 
     def part(self, name: Part) -> NDArray[np.uint8]:
-        """A part: training tokens come first in the text, then validation, test tokens last. A view, nothing
-        is read.
-        """
+        """A view of a part: training tokens come first in the text, then validation, test tokens last."""
         ranges = _ranges(len(self.tokens), self.fractions)
         check(name in ranges, "part", name, "must be train, valid or test")
         start, stop = ranges[name]
@@ -108,8 +106,7 @@ class TokenFile:
 
 
 def prepare(source: str, out_dir: str | Path, fractions: Sequence[float] = FRACTIONS) -> TokenFile:
-    """Make the token file of ``source`` (see `quatrain.data.corpus.find`) in ``out_dir``, or take the one
-    there.
+    """Make the token file of ``source`` (see `corpus.find`) in ``out_dir``, or take the one there.
 
     A token is a byte. The text is copied in pieces, so memory does not grow with its size. An existing token
     file is used when the source still has its digest, which takes one reading of the source; stdin that
