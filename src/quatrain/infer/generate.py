@@ -1,0 +1,195 @@
+"""Continuing a prompt, token by token, with the state as the only memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quatrain.config.check import check
+from quatrain.errors import DataError, StateError
+from quatrain.infer._mode import evaluating
+from quatrain.infer._text import StopStrings, Utf8Stream
+from quatrain.infer.sample import Sampler, Sampling
+from quatrain.model.backbone import State
+from quatrain.model.lm import LanguageModel
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a generation cost. Time that the caller spends between pieces is not counted.
+
+    Attributes:
+        prompt_tokens: tokens read.
+        new_tokens: tokens drawn, those of a stop string included.
+        prefill_seconds: reading the prompt, up to the logits of the first new token.
+        decode_seconds: everything after that.
+        state_bytes: live bytes of the state at the end.
+        reason: "length" (``max_tokens`` were drawn) or "stop" (a stop string appeared).
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    state_bytes: int
+    reason: Literal["length", "stop"]
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Rate of the tokens after the first, which the prefill has paid for; 0 if there was one only."""
+        return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some more text. ``stats`` are there in the last piece only, whose text may be empty."""
+
+    text: str
+    stats: Stats | None = None
+
+
+class Continuation:
+    """An endless iterator of new tokens after a prompt, for any vocabulary.
+
+    The prompt is read in chunks of ``chunk`` tokens with carried state, and only its last position gets
+    logits: for recurrent mixers memory does not grow with the prompt, for attention it is the cache of keys
+    and values alone. The model has to be in evaluation mode. Counts and times so far are in
+    ``prompt_tokens``, ``new_tokens``, ``prefill_seconds``, ``decode_seconds``; ``state`` is the state before
+    the newest token.
+
+    Raises:
+        DataError: the prompt is empty.
+        ShapeError: a token of the prompt is outside the vocabulary.
+        ConfigError: chunk < 1.
+    """
+
+    def __init__(
+        self, model: LanguageModel, prompt: Sequence[int], sampling: Sampling, chunk: int = 512
+    ) -> None:
+        check(chunk >= 1, "chunk", chunk, "must be at least 1")
+        if len(prompt) == 0:
+            raise DataError("prompt: empty: must have at least one token to continue from")
+        start = perf_counter()
+        self._model = model
+        self._sampler = Sampler(sampling)
+        self._token: Tensor | None = None
+        self._logits, self.state = _read(model, prompt, chunk)
+        self.prompt_tokens = len(prompt)
+        self.new_tokens = 0
+        self.prefill_seconds = perf_counter() - start
+        self.decode_seconds = 0.0
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        start = perf_counter()
+        if self._token is not None:
+            self._logits, self.state = _advance(self._model, self._token, self.state)
+        self._token = self._sampler(self._logits)
+        self.new_tokens += 1
+        token = int(self._token)
+        self.decode_seconds += perf_counter() - start
+        return token
+
+
+@torch.no_grad()
+def _read(model: LanguageModel, prompt: Sequence[int], chunk: int) -> tuple[Tensor, State]:
+    """Logits ``(1, V)`` after the prompt, and the state."""
+    state: State | None = None
+    for at in range(0, len(prompt), chunk):
+        tokens = torch.tensor([list(prompt[at : at + chunk])], dtype=torch.int64).to(model.device)
+        hidden, state = model.hidden(tokens, state)
+    if state is None:
+        raise StateError("the model gave no state")
+    return model.logits(hidden[:, -1]), state
+
+
+@torch.no_grad()
+def _advance(model: LanguageModel, token: Tensor, state: State) -> tuple[Tensor, State]:
+    return model.step(token, state)
+
+
+def generate(
+    model: LanguageModel,
+    prompt: str | bytes | Sequence[int],
+    *,
+    max_tokens: int = 256,
+    sampling: Sampling | None = None,
+    stop: tuple[str, ...] = (),
+    chunk: int = 512,
+) -> Iterator[Piece]:
+    """Stream the text with which a byte model continues a prompt.
+
+    Characters appear when their last byte is there (bytes that form none as U+FFFD); text that may be the
+    beginning of a stop string is held back, and generation ends before the first stop string, which is never
+    shown. The prompt is not repeated. Until the iterator is exhausted or closed the model is in evaluation
+    mode, afterwards as before.
+
+    Args:
+        prompt: text (as UTF-8), bytes, or byte values; at least one.
+        max_tokens: tokens to draw at most, at least 1.
+        sampling: see `Sampling`; absent: its defaults.
+        stop: strings that end the text.
+        chunk: tokens of the prompt read at a time.
+
+    Yields:
+        `Piece`; the last one has `Stats`.
+
+    Raises:
+        DataError: the prompt is empty.
+        ConfigError: max_tokens or chunk < 1, an empty stop string, or a model whose tokens are not bytes.
+        ShapeError: a value of the prompt is outside [0, 256).
+        DivergedError: the model gives NaN.
+
+    Cost: one forward pass over the prompt, one `step` per token.
+    """
+    check(max_tokens >= 1, "max_tokens", max_tokens, "must be at least 1")
+    check(
+        model.config.vocab == 256,
+        "model.vocab",
+        model.config.vocab,
+        "must be 256: only byte models give text",
+    )
+    stops = StopStrings(stop)
+    tokens = prompt.encode() if isinstance(prompt, str) else prompt
+    return _stream(model, tokens, max_tokens, sampling if sampling is not None else Sampling(), stops, chunk)
+
+
+def _stream(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    stops: StopStrings,
+    chunk: int,
+) -> Iterator[Piece]:
+    with evaluating(model):
+        decoder = Utf8Stream()
+        continuation = Continuation(model, prompt, sampling, chunk)
+        for token in continuation:
+            text = stops.push(decoder.push(bytes((token,))))
+            if stops.found or continuation.new_tokens == max_tokens:
+                break
+            if text:
+                yield Piece(text)
+        if not stops.found:
+            text += stops.push(decoder.finish())
+            text += stops.finish()
+        time = continuation.prompt_tokens + continuation.new_tokens - 1
+        stats = Stats(
+            continuation.prompt_tokens,
+            continuation.new_tokens,
+            continuation.prefill_seconds,
+            continuation.decode_seconds,
+            model.state_bytes(1, time),
+            "stop" if stops.found else "length",
+        )
+        yield Piece(text, stats)
