@@ -39,6 +39,7 @@ class Stats:
 
     @property
     def prefill_tokens_per_second(self) -> float:
+        """Rate at which the prompt was read."""
         return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
 
     @property

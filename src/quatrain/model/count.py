@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from quatrain.model.config import ModelConfig
+from quatrain.model.fit import fit_size
 
 if TYPE_CHECKING:
     from quatrain.model.lm import LanguageModel
+
+__all__ = ["Counts", "fit_size", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Counts:
 
     @property
     def total(self) -> int:
+        """Both together."""
         return self.embedding + self.rest
 
 

@@ -17,8 +17,8 @@ from quatrain.model.config import ModelConfig
 # as GPT-2. s6 and s4d: 21 at 85 M, near Mamba's 24, whose block stands for half of attention + MLP. LSTM and
 # RNN run one step after the other in every layer, so practice keeps them shallow.
 _DEPTH = {"rnn": 4.0, "lstm": 3.0, "attention": 4.0, "s6": 7.0, "s4d": 7.0}
-# Step of the width (with an MLP: of the MLP's width) -> its cost beside a distance in doublings of depth.
-_GRAINS = {8: 0.0, 4: 0.3, 2: 0.6, 1: 0.9}
+# Step of the widths -> its cost beside the squared distance from the depth's rule, in doublings.
+_GRAINS = {8: 0.0, 4: 0.25, 2: 0.5, 1: 0.75}
 _RATIOS = (2.0, 4.0)  # of the MLP's width to the model's
 _TOLERANCES = (0.01, 0.02)  # two models within 1 % of a target are within 2 % of each other
 
@@ -30,7 +30,8 @@ def fit_size(pattern: str, target: int, *, base: ModelConfig | None = None) -> M
     Depth follows a rule per kind (the mean for a hybrid, in whole repeats of the pattern). Then width, a
     multiple of 8, and the MLP's width, a multiple of 8, are chosen to fit; where such steps are too coarse,
     depths up to twice or half the rule's and steps of 4, 2 and 1 are tried in order of their distance.
-    Attention gets heads of 32 to 64, near 32 below width 512 and near 64 above.
+    Attention gets heads 32, 40, 48, 56 or 64 wide (64 from width 512 on; other even widths between them where
+    nothing else fits; one head below width 32), unless ``base`` sets ``heads``.
 
     Args:
         pattern: kinds of mixers, as in ``ModelConfig.pattern``.
@@ -50,10 +51,10 @@ def fit_size(pattern: str, target: int, *, base: ModelConfig | None = None) -> M
         for depth, grain in search.shapes(target):
             for config in search.candidates(target, depth, grain):
                 error = abs(search.size(config) / target - 1)
+                if error <= tolerance:
+                    return config
                 if error < least:
                     best, least = config, error
-            if best is not None and least <= tolerance:
-                return best
     nearest = (
         f"; the nearest has {search.size(best)}, {best.layers} layers of width {best.width}" if best else ""
     )
@@ -77,31 +78,36 @@ class _Search:
         rule = max(1, round(rule / repeat)) * repeat
         depths = [depth for depth in range(repeat, 2 * rule + 1, repeat) if 2 * depth >= rule]
         cost = {
-            (depth, grain): abs(log2(depth / rule)) + penalty
+            (depth, grain): log2(depth / rule) ** 2 + penalty
             for depth in depths
             for grain, penalty in _GRAINS.items()
         }
         return sorted(cost, key=lambda shape: cost[shape])
 
     def candidates(self, target: int, depth: int, grain: int) -> Iterator[ModelConfig]:
-        """Configs of this depth that are near the target."""
-        step = 8 if self.mlps else grain
-        widest = isqrt(target // depth) + 8 * step  # every mixer has more than D^2 parameters
-        widths = [width for width in range(step, widest, step) if self._heads(width)]
+        """Configs of this depth that are near the target, the best proportioned first."""
+        widest = isqrt(target // depth) + 64  # every mixer has more than D^2 parameters
+        widths = [width for width in range(grain, widest, grain) if self._heads(width, grain)]
+
+        def shape(base: ModelConfig, width: int) -> ModelConfig:
+            mixer = dict(base.mixer)
+            if "attention" in self.kinds:
+                mixer["attention"] = {"heads": self._heads(width, grain), **mixer.get("attention", {})}
+            return replace(base, layers=depth, width=width, mixer=mixer)
 
         def above(ratio: float) -> int:
             """Index of the first width that is too large with this MLP ratio."""
             base = replace(self.base, mlp_ratio=ratio)
-            return bisect_right(widths, target, key=lambda width: self.size(self._shape(base, depth, width)))
+            return bisect_right(widths, target, key=lambda width: self.size(shape(base, width)))
 
         wanted = above(self.base.mlp_ratio)
         if not self.mlps:
-            for width in widths[max(0, wanted - 1) : wanted + 1]:
-                yield self._shape(self.base, depth, width)
+            near = [shape(self.base, width) for width in widths[max(0, wanted - 1) : wanted + 1]]
+            yield from sorted(near, key=lambda config: abs(self.size(config) - target))
             return
         inside = range(max(0, above(_RATIOS[1]) - 1), min(above(_RATIOS[0]) + 1, len(widths)))
         for index in sorted(inside, key=lambda index: abs(index - wanted))[:12]:
-            fitted = self._fit_mlp(self._shape(self.base, depth, widths[index]), target, grain)
+            fitted = self._fit_mlp(shape(self.base, widths[index]), target, grain)
             if _RATIOS[0] <= fitted.mlp_ratio <= _RATIOS[1]:
                 yield fitted
 
@@ -124,23 +130,18 @@ class _Search:
             self.layers[key] = sum(p.numel() for p in block.parameters()) - mlp
         return self.layers[key]
 
-    def _heads(self, width: int) -> int:
-        """Number of attention heads, as given or 32 to 64 wide each; 0 if none fit; 1 without attention."""
+    def _heads(self, width: int, grain: int) -> int:
+        """Number of attention heads; 0 if none fit, 1 without attention."""
         if "attention" not in self.kinds:
             return 1
         given = self.base.mixer.get("attention", {}).get("heads", 0)
         if isinstance(given, int) and given > 0:
             return given if width % (2 * given) == 0 else 0
-        wish = 32 if width < 512 else 64
-        sizes = [size for size in range(32, 65, 2) if width % size == 0]
-        return width // min(sizes, key=lambda size: abs(size - wish)) if sizes else 0
-
-    def _shape(self, base: ModelConfig, depth: int, width: int) -> ModelConfig:
-        if "attention" not in self.kinds:
-            return replace(base, layers=depth, width=width)
-        heads = self._heads(width)
-        settings = {"heads": heads, **base.mixer.get("attention", {})}
-        return replace(base, layers=depth, width=width, mixer={**base.mixer, "attention": settings})
+        if width < 32:
+            return 1 if width % 2 == 0 else 0
+        usual = (64,) if width >= 512 else range(32, 65, 8)
+        sizes = usual if grain == 8 else (*usual, *range(32, 65, 2))
+        return next((width // size for size in sizes if width % size == 0), 0)
 
     def _fit_mlp(self, shape: ModelConfig, target: int, grain: int) -> ModelConfig:
         """The shape with the inner width, a multiple of ``grain``, that is nearest to the target."""
