@@ -1,7 +1,6 @@
-"""The model room: backbone, language model, loss in chunks, initialisation, counting and fitting."""
+"""The model room: backbone, language model, initialisation, counting."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +13,8 @@ from quatrain.mixers import MIXERS
 from quatrain.model.backbone import RMSNorm
 from quatrain.model.config import ModelConfig
 from quatrain.model.count import parameters
-from quatrain.model.fit import fit_size
 from quatrain.model.init import initialise
 from quatrain.model.lm import LanguageModel
-from quatrain.model.loss import chunked_cross_entropy
 
 SMALL: dict[str, dict[str, object]] = {"attention": {"heads": 2}, "s6": {"state": 3}, "s4d": {"state": 3}}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -292,86 +289,6 @@ def test_the_loss_is_the_cross_entropy_of_the_logits() -> None:
     close(model.loss(x, y, lengths=lengths)[0], F.cross_entropy(model(x)[0].flatten(0, 1), masked.flatten()))
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-@pytest.mark.parametrize("biased", [False, True])
-def test_gradients_of_the_chunked_loss(chunk: int, biased: bool) -> None:
-    torch.manual_seed(0)
-    arguments = [
-        torch.randn(*shape, dtype=torch.float64) for shape in ((2, 4, 5), (7, 5), (7,))[: 2 + biased]
-    ]
-    y = tokens(2, 4, vocab=7)
-    y[1, 1] = -100
-
-    def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return chunked_cross_entropy(hidden, weight, y, bias, chunk)
-
-    leaves = [tensor.requires_grad_() for tensor in arguments]
-    assert torch.autograd.gradcheck(loss, leaves)
-    got = torch.autograd.grad(3 * loss(*leaves), leaves)
-    hidden, weight, bias = (*leaves, None)[:3]
-    plain = 3 * F.cross_entropy(F.linear(hidden, weight, bias).flatten(0, 1), y.flatten())
-    for one, other in zip(got, torch.autograd.grad(plain, leaves), strict=True):
-        close(one, other)
-
-
-def test_the_chunked_loss_gives_gradients_only_where_they_are_wanted() -> None:
-    hidden, weight = torch.randn(4, 5), torch.randn(7, 5, requires_grad=True)
-    chunked_cross_entropy(hidden, weight, tokens(4, vocab=7)).backward()
-    assert hidden.grad is None
-    assert weight.grad is not None
-    with torch.no_grad():
-        assert chunked_cross_entropy(hidden, weight, tokens(4, vocab=7)).grad_fn is None
-
-
-def test_no_target_means_no_loss() -> None:
-    hidden = torch.randn(4, 5, requires_grad=True)
-    loss = chunked_cross_entropy(hidden, torch.randn(7, 5), torch.full((4,), -100))
-    loss.backward()
-    assert loss == 0
-    assert hidden.grad is not None
-    assert hidden.grad.abs().sum() == 0
-
-
-def test_the_chunked_loss_under_autocast() -> None:
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(64, 32, requires_grad=True), torch.randn(500, 32, requires_grad=True)
-    y = tokens(64, vocab=500)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = chunked_cross_entropy(hidden, weight, y, chunk=20)
-        logits = F.linear(hidden, weight)
-    assert loss.dtype == torch.float32
-    assert logits.dtype == torch.bfloat16
-    close(loss, F.cross_entropy(logits.float(), y), 1e-4)
-    exact = F.cross_entropy(F.linear(hidden, weight), y)
-    for leaf, wanted in zip((hidden, weight), torch.autograd.grad(exact, (hidden, weight)), strict=True):
-        (got,) = torch.autograd.grad(loss, leaf, retain_graph=True)
-        assert got.dtype == torch.float32
-        assert (got - wanted).norm() < 0.02 * wanted.norm()
-
-
-def test_a_narrow_loss_is_summed_in_float32() -> None:
-    hidden, weight = torch.zeros(5000, 2, dtype=torch.bfloat16), torch.zeros(3, 2, dtype=torch.bfloat16)
-    loss = chunked_cross_entropy(hidden, weight, tokens(5000, vocab=3), chunk=1)
-    assert loss.dtype == torch.float32
-    assert abs(loss.item() - math.log(3)) < 1e-4  # 5000 sums in bfloat16 would stop at 256
-
-
-def test_logits_never_exist_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = 0
-    real = torch.Tensor.__matmul__
-
-    def watched(self: Tensor, other: Tensor) -> Tensor:
-        nonlocal largest
-        product = real(self, other)
-        largest = max(largest, product.numel())
-        return product
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
-    hidden, weight = torch.randn(2000, 4, requires_grad=True), torch.randn(5000, 4, requires_grad=True)
-    chunked_cross_entropy(hidden, weight, tokens(2000, vocab=5000)).backward()
-    assert 0 < largest <= 256 * 5000
-
-
 # -- dtypes
 
 
@@ -421,11 +338,11 @@ def test_layers_of_a_model_differ_and_do_not_depend_on_each_other() -> None:
     model, longer = LanguageModel(config("lstm")), LanguageModel(config("lstm", layers=3))
     initialise(model, 5)
     initialise(longer, 5)
-    first, second = (block.mixer.recurrent for block in model.backbone.blocks)  # type: ignore[union-attr]
+    first, second = (block.mixer.recurrent for block in model.backbone.blocks)
     assert isinstance(first, Tensor)
     assert isinstance(second, Tensor)
     assert not torch.equal(first, second)
-    assert torch.equal(second, longer.backbone.blocks[1].mixer.recurrent)  # type: ignore[arg-type]
+    assert torch.equal(second, longer.backbone.blocks[1].mixer.recurrent)
 
 
 @pytest.mark.parametrize("pattern", ["attention", "s6"])
@@ -450,7 +367,7 @@ def test_a_new_model_guesses_uniformly(kind: str, form: str) -> None:
     assert abs(loss.item() - math.log(256)) < 0.2
 
 
-# -- counting and fitting
+# -- counting
 
 
 @EVERY
@@ -460,53 +377,6 @@ def test_counts_are_those_of_the_model(shape: str) -> None:
     assert counts.total == sum(p.numel() for p in model.parameters())
     assert counts.embedding == VOCAB * WIDTH * (1 if model.config.tied else 2)
     assert parameters(model.config) == counts
-
-
-@pytest.mark.parametrize("pattern", [*MIXERS, "s6 s6 attention", "lstm attention"])
-def test_fitted_models_have_the_size_asked_for(pattern: str) -> None:
-    for step in range(12):
-        target = round(20_000 * 10 ** (4.7 * step / 11))  # 20 K to 1 G
-        fitted = fit_size(pattern, target)
-        real = parameters(fitted).rest  # of the whole model, on the meta device
-        assert abs(real / target - 1) <= 0.02, f"{target}: {real}"
-        assert fitted.layers % len(pattern.split()) == 0
-        if target >= 1_000_000:
-            assert fitted.width % 2 == 0
-        if "attention" in pattern and fitted.width >= 32:
-            assert 32 <= fitted.mixer_config("attention").head_width <= 64
-
-
-@pytest.mark.parametrize("pattern", MIXERS)
-def test_a_million_parameters_have_a_sensible_shape(pattern: str) -> None:
-    fitted = fit_size(pattern, 1_000_000)
-    assert 3 <= fitted.layers <= 8
-    assert 128 <= fitted.width <= 400
-    assert abs(parameters(fitted).rest / 1_000_000 - 1) <= 0.01
-
-
-def test_fitting_keeps_what_it_does_not_fit() -> None:
-    base = ModelConfig(
-        vocab=99,
-        pattern="s6 attention",
-        dropout=0.1,
-        mlp="gated",
-        mixer={"s6": {"state": 8}, "attention": {"heads": 4, "kv_heads": 2}},
-    )
-    fitted = fit_size("attention", 300_000, base=base)
-    assert (fitted.vocab, fitted.dropout, fitted.mlp) == (99, 0.1, "gated")
-    assert fitted.mixer == {"attention": {"heads": 4, "kv_heads": 2}}
-    assert abs(parameters(fitted).rest / 300_000 - 1) <= 0.02
-    stack = fit_size("lstm", 300_000, base=replace(base, mlp="auto", form="stack"))
-    assert abs(parameters(stack).rest / 300_000 - 1) <= 0.02
-
-
-def test_fitting_says_what_is_impossible() -> None:
-    with pytest.raises(ConfigError, match=r"params = 0: must be at least 1"):
-        fit_size("lstm", 0)
-    with pytest.raises(ConfigError, match=r"params = 500: no 's6' model .* within 2 %; the nearest has \d+"):
-        fit_size("s6", 500)
-    with pytest.raises(ConfigError, match=r"model\.pattern = 'mamba'"):
-        fit_size("mamba", 100_000)
 
 
 def test_flops_are_the_matrix_products_of_a_layer() -> None:
@@ -597,18 +467,6 @@ def test_a_wrong_token_of_a_step_is_named() -> None:
 def test_wrong_targets_are_named(y: Tensor, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         make("lstm").loss(tokens(2, 3), y)
-
-
-def test_a_wrong_head_or_chunk_is_named() -> None:
-    hidden, weight, y = torch.randn(4, 5), torch.randn(7, 5), tokens(4, vocab=7)
-    with pytest.raises(
-        ShapeError, match=r"hidden \(4, 5\), weight \(5, 7\): must be \(\.\.\., D\) and \(V, D\)"
-    ):
-        chunked_cross_entropy(hidden, weight.T, y)
-    with pytest.raises(ShapeError, match=r"bias: shape \(5,\): must be \(7,\)"):
-        chunked_cross_entropy(hidden, weight, y, torch.zeros(5))
-    with pytest.raises(ShapeError, match=r"chunk = 0: must be at least 1"):
-        chunked_cross_entropy(hidden, weight, y, chunk=0)
 
 
 @EVERY

@@ -39,10 +39,11 @@ class StopStrings:
         if self.found:
             return ""
         self._held += text
-        starts = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if starts:
+        # The one complete first, as if every character came alone: how the text is cut must not matter.
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
             self.found = True
-            shown, self._held = self._held[: min(starts)], ""
+            shown, self._held = self._held[: min(found)[1]], ""
             return shown
         keep = max((self._tail(stop) for stop in self._stop), default=0)
         cut = len(self._held) - keep

@@ -74,9 +74,7 @@ class Continuation:
     def __init__(
         self, model: LanguageModel, prompt: Sequence[int], sampling: Sampling, chunk: int = 512
     ) -> None:
-        check(chunk >= 1, "chunk", chunk, "must be at least 1")
-        if len(prompt) == 0:
-            raise DataError("prompt: empty: must have at least one token to continue from")
+        _check(prompt, chunk)
         start = perf_counter()
         self._model = model
         self._sampler = Sampler(sampling)
@@ -99,6 +97,12 @@ class Continuation:
         token = int(self._token)
         self.decode_seconds += perf_counter() - start
         return token
+
+
+def _check(prompt: Sequence[int], chunk: int) -> None:
+    check(chunk >= 1, "chunk", chunk, "must be at least 1")
+    if len(prompt) == 0:
+        raise DataError("prompt: empty: must have at least one token to continue from")
 
 
 @torch.no_grad()
@@ -161,6 +165,7 @@ def generate(
     )
     stops = StopStrings(stop)
     tokens = prompt.encode() if isinstance(prompt, str) else prompt
+    _check(tokens, chunk)
     return _stream(model, tokens, max_tokens, sampling if sampling is not None else Sampling(), stops, chunk)
 
 

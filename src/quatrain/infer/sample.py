@@ -57,7 +57,8 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         raise DivergedError("logits: hold NaN or infinity; the model's weights have diverged")
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
-    p, order = ((logits - top) / sampling.temperature).softmax(1).sort(dim=1, descending=True, stable=True)
+    ordered, order = (logits - top).sort(dim=1, descending=True, stable=True)
+    p = (ordered / sampling.temperature).softmax(1)
     if sampling.top_k < p.shape[1]:
         p[:, int(sampling.top_k) :] = 0
     p /= p.sum(1, keepdim=True)
