@@ -59,7 +59,8 @@ class Op:
         example: fresh float64 CPU arguments for a case (every argument the reference takes, by name).
         cases: what the kernel test and the benchmark iterate over.
         outputs: names of the results, in order.
-        operand_rounding: the definition rounds operands inside its recurrence (``reference(..., operand_dtype=d)``).
+        operand_rounding: the definition rounds operands inside its recurrence; its reference takes an
+            ``operand_dtype``.
         slack: error allowed, as a multiple of the plain reference's error.
     """
 
@@ -75,10 +76,14 @@ class Op:
     def choose(self, arguments: Arguments, impl: str = "auto") -> Impl:
         """Return the implementation that :meth:`run` would use, without running it.
 
+        The definition runs only if asked for by the name ``"reference"``: it is slow.
+
         Raises:
             NoKernelError: ``impl`` is unknown, or every candidate declined; the message
                 lists each candidate with its reason.
         """
+        if impl == "reference":
+            return Impl("reference", self.reference)
         declined: dict[str, str] = {}
         for candidate in self.impls:
             if impl not in ("auto", candidate.name):
@@ -87,10 +92,15 @@ class Op:
             if reason is None:
                 return candidate
             declined[candidate.name] = reason
-        known = ", ".join(("auto", *(c.name for c in self.impls)))
+        known = ", ".join(("auto", *(c.name for c in self.impls), "reference"))
         detail = "; ".join(f"{n}: {r}" for n, r in declined.items()) or f"must be one of {known}"
         raise NoKernelError(f"{self.name}: impl = {impl!r}: no implementation runs ({detail})")
 
     def run(self, arguments: Arguments, impl: str = "auto") -> tuple[Tensor, ...]:
-        """Run the chosen implementation on checked arguments."""
-        return self.choose(arguments, impl).fn(**arguments)
+        """Run the chosen implementation on checked arguments, autocast off: an op has its own precision."""
+        fn = self.choose(arguments, impl).fn
+        device = next(x for x in arguments.values() if isinstance(x, Tensor)).device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return fn(**arguments)
+        return fn(**arguments)

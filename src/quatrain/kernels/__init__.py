@@ -1,0 +1,35 @@
+"""Kernel ops. ``OPS`` is what the kernel test, the benchmark and the docs iterate over."""
+
+from quatrain.kernels._op import Case, Impl, Op
+from quatrain.kernels.attention import OP as _ATTENTION
+from quatrain.kernels.attention import attention
+from quatrain.kernels.causal_conv import OP as _CAUSAL_CONV
+from quatrain.kernels.causal_conv import causal_conv
+from quatrain.kernels.lstm_scan import OP as _LSTM_SCAN
+from quatrain.kernels.lstm_scan import lstm_scan
+from quatrain.kernels.lti_conv import OP as _LTI_CONV
+from quatrain.kernels.lti_conv import lti_conv
+from quatrain.kernels.rnn_scan import OP as _RNN_SCAN
+from quatrain.kernels.rnn_scan import rnn_scan
+from quatrain.kernels.s6_scan import OP as _S6_SCAN
+from quatrain.kernels.s6_scan import s6_scan
+from quatrain.kernels.s6_step import OP as _S6_STEP
+from quatrain.kernels.s6_step import s6_step
+
+OPS: dict[str, Op] = {
+    op.name: op for op in (_RNN_SCAN, _LSTM_SCAN, _S6_SCAN, _S6_STEP, _CAUSAL_CONV, _ATTENTION, _LTI_CONV)
+}
+
+__all__ = [
+    "OPS",
+    "Case",
+    "Impl",
+    "Op",
+    "attention",
+    "causal_conv",
+    "lstm_scan",
+    "lti_conv",
+    "rnn_scan",
+    "s6_scan",
+    "s6_step",
+]
