@@ -45,7 +45,7 @@ class Checker:
         self._check(name, x, shapes, (self._dtype, wide_dtype(self._dtype)), ShapeError)
 
     def state(self, name: str, x: object, shape: str, *, wide: bool = True) -> None:
-        """x is a state: as `parameter`, or `data` with ``wide=False``, but what does not fit is a StateError."""
+        """As `parameter`, or as `data` with ``wide=False``, but what does not fit is a StateError."""
         dtypes = (self._dtype, wide_dtype(self._dtype)) if wide else (self._dtype,)
         self._check(name, x, (shape,), dtypes, StateError)
 

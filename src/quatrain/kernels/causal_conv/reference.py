@@ -22,6 +22,8 @@ def causal_conv_reference(
 ) -> tuple[Tensor, Tensor]:
     """One output at a time from the last W inputs; see `quatrain.kernels.causal_conv`."""
     wide, taps = wide_dtype(x.dtype), weight.shape[1]
+    weight = weight.to(wide)
+    bias = None if bias is None else bias.to(wide)
 
     def run(data: list[Any], states: list[Any]) -> tuple[Tensor, Tensor]:
         (x,), (past,) = data, states
@@ -30,8 +32,8 @@ def causal_conv_reference(
         seen = torch.cat((past, x), dim=1)  # (B, W - 1 + T, E)
         outputs = [x[:, :0]]
         for t in range(x.shape[1]):
-            z = (seen[:, t : t + taps] * weight.to(wide).T).sum(1, keepdim=True)
-            z = z if bias is None else z + bias.to(wide)
+            z = (seen[:, t : t + taps] * weight.T).sum(1, keepdim=True)
+            z = z if bias is None else z + bias
             outputs.append(F.silu(z) if silu else z)
         return torch.cat(outputs, dim=1), seen[:, x.shape[1] :]
 

@@ -22,8 +22,8 @@ def lstm_scan_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The LSTM recurrence one step at a time; see `quatrain.kernels.lstm_scan`.
 
-    With ``operand_dtype`` both operands of the recurrent product are rounded to it, forward and backward, as a
-    matrix unit of that type does. The sum and the cell stay wide.
+    With ``operand_dtype`` both operands of the recurrent product are rounded to it, forward and backward, as
+    a matrix unit of that type does. The sum and the cell stay wide.
     """
     wide = wide_dtype(x.dtype)
     matrix = weight.to(wide)

@@ -22,8 +22,8 @@ def rnn_scan_reference(
 ) -> tuple[Tensor, Tensor]:
     """h_t = f(x_t + weight h_{t-1}), y_t = h_t, one step at a time; see `quatrain.kernels.rnn_scan`.
 
-    With ``operand_dtype`` both operands of the recurrent product are rounded to it, forward and backward, as a
-    matrix unit of that type does. The sum stays wide.
+    With ``operand_dtype`` both operands of the recurrent product are rounded to it, forward and backward, as
+    a matrix unit of that type does. The sum stays wide.
     """
     wide = wide_dtype(x.dtype)
     matrix = weight.to(wide)

@@ -29,6 +29,8 @@ def s6_scan_reference(
     """The selective state-space recurrence one step at a time; see `quatrain.kernels.s6_scan`."""
     wide = wide_dtype(u.dtype)
     rate = a.to(wide)
+    skip = None if skip is None else skip.to(wide)
+    delta_bias = None if delta_bias is None else delta_bias.to(wide)
 
     def run(data: list[Any], states: list[Any]) -> tuple[Tensor, Tensor]:
         (u, delta, b, c, gate), (h,) = data, states
@@ -37,12 +39,12 @@ def s6_scan_reference(
         outputs = [u[:, :0]]
         for t in range(time):
             dt = delta[:, t]  # (B, E)
-            dt = dt if delta_bias is None else dt + delta_bias.to(wide)
+            dt = dt if delta_bias is None else dt + delta_bias
             dt = (torch.logaddexp(dt, torch.zeros_like(dt)) if softplus else dt)[..., None]  # (B, E, 1)
             hold = torch.expm1(dt * rate) / rate if zoh else dt
             h = torch.exp(dt * rate) * h + hold * u[:, t, :, None] * _per_channel(b[:, t], width)
             y = (h * _per_channel(c[:, t], width)).sum(-1)
-            y = y if skip is None else y + skip.to(wide) * u[:, t]
+            y = y if skip is None else y + skip * u[:, t]
             y = y if gate is None else y * F.silu(gate[:, t])
             outputs.append(y[:, None])
         return torch.cat(outputs, dim=1), h

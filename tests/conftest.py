@@ -1,0 +1,42 @@
+"""What all tests share: poisoned memory, the folder of test data, and tests that need a GPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--data", metavar="DIR", help="folder of test data; without it, tests that need it skip")
+
+
+def pytest_configure(config):
+    folder = config.getoption("--data")
+    if folder is not None and not Path(folder).is_dir():
+        raise pytest.UsageError(f"--data {folder}: is not a directory")
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def data_dir(request):
+    """The folder given by ``--data DIR``, read only."""
+    folder = request.config.getoption("--data")
+    if folder is None:
+        pytest.skip("needs test data: pytest --data DIR (make test DATA=DIR)")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """torch.empty() returns NaN in every test, so a kernel that skips an element fails."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

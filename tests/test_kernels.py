@@ -1,0 +1,97 @@
+"""One test for every implementation of every op: results and gradients against the float64 definition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from quatrain.kernels import OPS
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
+CASES = [
+    pytest.param(op, impl, case, dtype, id=f"{op.name}-{impl.name}-{case.name}-{str(dtype)[6:]}")
+    for op in OPS.values()
+    for impl in op.impls
+    for case in op.cases
+    for dtype in DTYPES
+]
+
+
+def peak(x: Tensor) -> Tensor:
+    return x.abs().max()
+
+
+def rms(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
+
+
+def is_float(x):
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def cast(arguments, convert):
+    return {name: convert(x) if is_float(x) else x for name, x in arguments.items()}
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values, not contiguous in any dimension."""
+    return torch.stack((x, x), dim=-1).transpose(0, -1).contiguous().transpose(0, -1)[..., 0]
+
+
+def results_and_grads(fn, arguments, cotangent_dtype) -> dict[str, Tensor]:
+    leaves = cast(arguments, lambda x: x.detach().clone().requires_grad_())
+    named = {name: x for name, x in leaves.items() if is_float(x)}
+    results = fn(**leaves)
+    rng = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(r.shape, generator=rng).to(cotangent_dtype).to(r) for r in results]
+    grads = torch.autograd.grad(results, list(named.values()), cotangents, allow_unused=True)
+    out = {f"result {i}": r.detach().cpu() for i, r in enumerate(results)}
+    for name, grad in zip(named, grads, strict=True):
+        out[f"d {name}"] = (torch.zeros_like(named[name]) if grad is None else grad).cpu()
+    return out
+
+
+def check_budget(op, got_fn, arguments, dtype, device="cpu", layout=lambda x: x, keep=()):
+    """The error budget. ``arguments`` are float64; those in ``keep`` are float32 where dtype is narrower."""
+    wide = torch.promote_types(dtype, torch.float32)
+    rounded = cast(arguments, lambda x: x.to(dtype))
+    given = {
+        name: layout(x.to(wide) if name in keep else x) if is_float(x) else x for name, x in rounded.items()
+    }
+    given = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in given.items()}
+    narrow = {"operand_dtype": dtype} if op.operand_rounding and dtype is not wide else {}
+
+    exact = results_and_grads(op.reference, cast(rounded, lambda x: x.to(torch.float64)), dtype)
+    plain = results_and_grads(
+        lambda **kw: op.reference(**kw, **narrow), cast(rounded, lambda x: x.to(wide)), dtype
+    )
+    got = results_and_grads(got_fn, given, dtype)
+
+    ulps = 128 if dtype is torch.float64 else 8  # float64 has no wider truth
+    floor = ulps * torch.finfo(wide).eps
+    for name, e in exact.items():
+        assert got[name].shape == e.shape, name
+        if e.numel() == 0:
+            continue
+        g, p = got[name].double(), plain[name].to(got[name].dtype).double()
+        for norm in (peak, rms):
+            allowed = op.slack * norm(p - e) + floor * norm(e)
+            error = norm(g - e)
+            assert error <= allowed, f"{name}, {norm.__name__}: error {error:.3g} > allowed {allowed:.3g}"
+
+
+def example(op, case, seed=0):
+    return op.example(case, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("op", "impl", "case", "dtype"), CASES)
+def test_matches_float64_reference(op, impl, case, dtype, device):
+    arguments = example(op, case)
+    metadata = {
+        name: (x.to(device, dtype) if is_float(x) else x.to(device)) if isinstance(x, Tensor) else x
+        for name, x in arguments.items()
+    }
+    if (reason := impl.why_not(metadata)) is not None:
+        pytest.skip(reason)
+    check_budget(op, impl.fn, arguments, dtype, device)
