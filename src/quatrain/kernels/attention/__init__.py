@@ -11,6 +11,7 @@ from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
 from quatrain.kernels.attention.reference import attention_reference
+from quatrain.kernels.attention.sdpa import attend
 
 
 def attention(
@@ -124,7 +125,7 @@ _BOTH_WAYS = {"causal": False}
 OP = Op(
     name="attention",
     reference=attention_reference,
-    impls=(Impl("torch", attention_reference),),
+    impls=(Impl("torch", attend),),
     example=_example,
     cases=(
         Case({"B": 1, "T": 1, "H": 1, "K": 1}),

@@ -1,0 +1,137 @@
+"""Attention through torch's scaled_dot_product_attention, without a mask wherever there is another way."""
+
+from math import inf
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_MASK_NUMBERS = 1 << 22  # of one block's mask, (B, block of T, S): bounds memory for long sequences
+_RUN = 256  # packed sequences are gathered up to this many tokens, longer ones go alone
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    window: float = inf,
+    q_start: Tensor | None = None,
+    k_lengths: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor]:
+    """See `attention_reference`. ``cu_seqlens`` is read on the host once.
+
+    Whatever lies past ``k_lengths`` is replaced by 0 first: a mask alone lets NaN through.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H or G, T or S, K)
+    if cu_seqlens is not None:
+        return (_packed(q, k, v, causal, window, cu_seqlens).transpose(1, 2),)
+    if q_start is None and k_lengths is None:
+        return (_plain(q, k, v, causal, window).transpose(1, 2),)
+    batch, size = k.shape[0], k.shape[2]
+    first = torch.full((batch,), size - q.shape[2], device=q.device) if q_start is None else q_start
+    end = torch.full((batch,), size, device=q.device) if k_lengths is None else k_lengths
+    if k_lengths is not None:
+        past = (torch.arange(size, device=k.device) >= k_lengths[:, None])[:, None, :, None]
+        k, v = k.masked_fill(past, 0), v.masked_fill(past, 0)
+    return (_ragged(q, k, v, causal, window, first, end).transpose(1, 2),)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: float) -> Tensor:
+    """All rows alike, queries at the end of the keys."""
+    time, size = q.shape[2], k.shape[2]
+    if window >= size or (time == 1 and causal):
+        if window < size:
+            k, v = k[:, :, size - int(window) :], v[:, :, size - int(window) :]
+        if not causal or time == 1:
+            return _sdpa(q, k, v)
+        if time == size:
+            return _sdpa(q, k, v, causal=True)
+    start = size - time
+    width = size if window == inf else int(window)
+    rows = _block(time, size)
+    if window < size and causal:  # a block sees window + its own rows of keys: best when about as many
+        rows = min(rows, max(width, 128))
+    parts = []
+    for t in range(0, time, rows):
+        stop = min(t + rows, time)
+        low = min(max(start + t - width + 1, 0), size - 1) if window < size else 0
+        high = min(max(start + stop, 1), size) if causal else size
+        visible = _visible(
+            torch.arange(start + t, start + stop, device=q.device),
+            torch.arange(low, max(high, low + 1), device=q.device),
+            causal,
+            window,
+        )
+        keys = slice(low, max(high, low + 1))
+        parts.append(_sdpa(q[:, :, t:stop], k[:, :, keys], v[:, :, keys], visible))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _ragged(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, window: float, first: Tensor, end: Tensor
+) -> Tensor:
+    """Rows with their own positions and lengths: a mask for each block of queries."""
+    batch, time, size = q.shape[0], q.shape[2], k.shape[2]
+    key = torch.arange(size, device=q.device)
+    rows = _block(batch * time, batch * size) if time else 1
+    rows = max(1, min(rows // batch, time))
+    parts = []
+    for t in range(0, time, rows):
+        stop = min(t + rows, time)
+        position = first[:, None] + torch.arange(t, stop, device=q.device)  # (B, block)
+        visible = _visible(position, key, causal, window) & (key < end[:, None, None])
+        parts.append(_sdpa(q[:, :, t:stop], k, v, visible[:, None]))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: float, cu_seqlens: Tensor) -> Tensor:
+    """Long sequences one by one, short ones together under a mask of blocks."""
+    parts = []
+    for bounds in _runs(cu_seqlens.tolist()):
+        cut = slice(bounds[0], bounds[-1])
+        if len(bounds) == 2:
+            parts.append(_plain(q[:, :, cut], k[:, :, cut], v[:, :, cut], causal, window))
+            continue
+        step = torch.arange(bounds[0], bounds[-1], device=q.device)
+        number = torch.bucketize(step, torch.tensor(bounds, device=q.device), right=True)
+        visible = _visible(step, step, causal, window) & (number[:, None] == number)
+        parts.append(_sdpa(q[:, :, cut], k[:, :, cut], v[:, :, cut], visible))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _runs(bounds: list[int]) -> list[list[int]]:
+    """Neighbouring sequences that are handled together, each run as its bounds; empty ones are left out."""
+    bounds = sorted(set(bounds))
+    runs = [bounds[:2]]
+    for bound in bounds[2:]:
+        run = runs[-1]
+        if bound - run[0] <= _RUN:
+            run.append(bound)
+        else:
+            runs.append([run[-1], bound])
+    return runs
+
+
+def _block(rows: int, size: int) -> int:
+    """Rows of queries whose mask against ``size`` keys stays within bounds."""
+    return max(1, min(rows, _MASK_NUMBERS // size))
+
+
+def _visible(position: Tensor, key: Tensor, causal: bool, window: float) -> Tensor:
+    """(..., T, S) bool from positions (..., T) and keys (S,)."""
+    back = position[..., None] - key
+    visible = back < window
+    return visible & (back >= 0) if causal else visible
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, causal: bool = False) -> Tensor:
+    """softmax(q k / sqrt(K)) v; ``visible`` is (..., T, S) bool, and rows that see nothing give 0."""
+    groups = q.shape[1] // k.shape[1]
+    if visible is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=groups > 1)
+    blind = ~visible.any(-1, keepdim=True)
+    y = F.scaled_dot_product_attention(q, k, v, visible | blind, enable_gqa=groups > 1)
+    return y.masked_fill(blind, 0)
