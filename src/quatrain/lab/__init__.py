@@ -1,0 +1,1 @@
+"""The laboratory: architectures compared under one protocol, and the probes that tell them apart."""
