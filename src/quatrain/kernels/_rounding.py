@@ -1,4 +1,4 @@
-"""The recurrent matrix product of the definitions, with operands rounded as a matrix unit rounds them."""
+"""Matrix products of the definitions with operands rounded as a matrix unit rounds them."""
 
 from typing import Any
 
@@ -33,10 +33,42 @@ class _Round(torch.autograd.Function):
         return grad, None
 
 
+class _Divide(torch.autograd.Function):
+    """x / total; the backward pass takes the result as it was rounded for the caller."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, total: Tensor, dtype: torch.dtype) -> Tensor:
+        result = x / total
+        ctx.save_for_backward(result.to(dtype).to(x.dtype), total)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        result, total = ctx.saved_tensors
+        return grad / total, -(grad * result).sum(-1, keepdim=True) / total, None
+
+
 def recurrent_product(h: Tensor, weight: Tensor, operand_dtype: torch.dtype | None) -> Tensor:
     """``h (B, D) @ weight (M, D)^T``, operands rounded to ``operand_dtype`` forward and backward."""
     if operand_dtype is None:
         return h @ weight.T
-    product = call(_Round, h, operand_dtype) @ call(_Round, weight, operand_dtype).T
-    rounded: Tensor = call(_RoundGradient, product, operand_dtype)
+    product = round_operand(h, operand_dtype) @ round_operand(weight, operand_dtype).T
+    return round_gradient(product, operand_dtype)
+
+
+def round_operand(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x rounded to ``dtype``, kept in its own; the derivative is 1."""
+    rounded: Tensor = call(_Round, x, dtype)
     return rounded
+
+
+def round_gradient(product: Tensor, dtype: torch.dtype) -> Tensor:
+    """``product`` as it is; its cotangent is rounded, for it is an operand of both backward products."""
+    rounded: Tensor = call(_RoundGradient, product, dtype)
+    return rounded
+
+
+def divide(x: Tensor, total: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x (..., K) / total (..., 1)``, differentiated with the quotient rounded to ``dtype``."""
+    quotient: Tensor = call(_Divide, x, total, dtype)
+    return quotient

@@ -49,6 +49,9 @@ def attention(
         ShapeError: an argument's shape, dtype, device or content is wrong; T or S is 0.
         NoKernelError: ``impl`` cannot run these arguments.
 
+    Where q is narrower than float32 an implementation may round the weights, and the cotangent of the scores,
+    to q's dtype: they are operands of matrix products.
+
     Cost: 4 B H K operations per visible pair of query and key, 3.5 times that with the backward pass.
 
     Source: Vaswani et al., arXiv:1706.03762; grouped-query: Ainslie et al., arXiv:2305.13245.
@@ -132,7 +135,7 @@ OP = Op(
         Case(_SELF),
         Case(_SELF, (), _BOTH_WAYS),
         Case(_SELF, (), {"window": 5}),
-        Case(_SELF, (), {"window": 1}),
+        Case(_SELF, (), {"window": 2}),
         Case(_SELF, (), {"causal": False, "window": 5}),
         Case(_GROUPED),
         Case(_GROUPED, (), {"window": 6}),
@@ -147,4 +150,5 @@ OP = Op(
         Case(_ROW, ("cu_seqlens",), {"window": 3}),
     ),
     outputs=("y",),
+    operand_rounding=True,
 )

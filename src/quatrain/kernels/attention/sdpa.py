@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quatrain.kernels._check import wide_dtype
+
 _MASK_NUMBERS = 1 << 22  # of one block's mask, (B, block of T, S): bounds memory for long sequences
 _RUN = 256  # packed sequences are gathered up to this many tokens, longer ones go alone
 
@@ -23,20 +25,38 @@ def attend(
 ) -> tuple[Tensor]:
     """See `attention_reference`. ``cu_seqlens`` is read on the host once.
 
-    Whatever lies past ``k_lengths`` is replaced by 0 first: a mask alone lets NaN through.
+    Whatever lies past ``k_lengths`` is replaced by 0 first: a mask alone lets NaN through. On a CPU bfloat16
+    is widened: torch sums gradients over blocks and grouped heads in bfloat16 there, and saves little time.
     """
+    dtype = q.dtype
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H or G, T or S, K)
+    if q.device.type == "cpu":
+        q, k, v = (x.to(wide_dtype(dtype)) for x in (q, k, v))
+    y = _dispatch(q, k, v, causal, window, q_start, k_lengths, cu_seqlens)
+    return (y.transpose(1, 2).to(dtype),)
+
+
+def _dispatch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    window: float,
+    q_start: Tensor | None,
+    k_lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> Tensor:
     if cu_seqlens is not None:
-        return (_packed(q, k, v, causal, window, cu_seqlens).transpose(1, 2),)
+        return _packed(q, k, v, causal, window, cu_seqlens)
     if q_start is None and k_lengths is None:
-        return (_plain(q, k, v, causal, window).transpose(1, 2),)
+        return _plain(q, k, v, causal, window)
     batch, size = k.shape[0], k.shape[2]
     first = torch.full((batch,), size - q.shape[2], device=q.device) if q_start is None else q_start
     end = torch.full((batch,), size, device=q.device) if k_lengths is None else k_lengths
     if k_lengths is not None:
         past = (torch.arange(size, device=k.device) >= k_lengths[:, None])[:, None, :, None]
         k, v = k.masked_fill(past, 0), v.masked_fill(past, 0)
-    return (_ragged(q, k, v, causal, window, first, end).transpose(1, 2),)
+    return _ragged(q, k, v, causal, window, first, end)
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: float) -> Tensor:
@@ -76,8 +96,7 @@ def _ragged(
     """Rows with their own positions and lengths: a mask for each block of queries."""
     batch, time, size = q.shape[0], q.shape[2], k.shape[2]
     key = torch.arange(size, device=q.device)
-    rows = _block(batch * time, batch * size) if time else 1
-    rows = max(1, min(rows // batch, time))
+    rows = _block(time, batch * size)
     parts = []
     for t in range(0, time, rows):
         stop = min(t + rows, time)

@@ -26,13 +26,15 @@ def convolve(
     if cu_seqlens is not None:
         return _packed(x, weight, bias, h0, silu, cu_seqlens)
     seen = F.pad(x, (0, 0, taps - 1, 0)) if h0 is None else torch.cat((h0, x), dim=1)  # (B, W - 1 + T, E)
+    row = torch.arange(len(x), device=x.device)[:, None]
+    edge = torch.arange(taps - 1, device=x.device)
     if lengths is None:
-        return call(_Convolve, seen, weight, bias, silu), seen[:, x.shape[1] :].clone()
+        y, h = call(_Convolve, seen, weight, bias, silu, row, edge + x.shape[1])
+        return y, h
     past = ~mask(lengths, x.shape[1])[..., None]
     seen = seen.masked_fill(F.pad(past, (0, 0, taps - 1, 0)), 0)
-    y = call(_Convolve, seen, weight, bias, silu).masked_fill(past, 0)
-    last = lengths.to(torch.int64)[:, None] + torch.arange(taps - 1, device=x.device)  # (B, W - 1)
-    return y, seen[torch.arange(len(x), device=x.device)[:, None], last]
+    y, h = call(_Convolve, seen, weight, bias, silu, row, edge + lengths.to(torch.int64)[:, None])
+    return y.masked_fill(past, 0), h
 
 
 def _packed(
@@ -50,24 +52,30 @@ def _packed(
     past = x.new_zeros(sequences, reach, x.shape[2]) if h0 is None else h0
     seen = x.new_zeros(total + sequences * reach, x.shape[2])
     seen = seen.index_copy(0, place, x[0]).index_copy(0, front, past.flatten(0, 1))
-    y = call(_Convolve, seen[None], weight, bias, silu)[:, place - reach]
-    return y, seen[bounds[1:, None] + reach * numbers + edge]
+    last = bounds[1:, None] + reach * numbers + edge  # (S, W - 1)
+    y, h = call(_Convolve, seen[None], weight, bias, silu, torch.zeros_like(last), last)
+    return y[:, place - reach], h
 
 
 class _Convolve(torch.autograd.Function):
-    """``x (B, W - 1 + T, E)`` to (B, T, E)."""
+    """``x (B, W - 1 + T, E)`` to (B, T, E), and the inputs at ``row``, ``step`` for the state.
+
+    The state is a result of this function so that its cotangent joins the sum before that is rounded.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, row: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, weight, bias, row, step)
         ctx.silu = silu
         z = _products(x, weight, bias)
-        return (F.silu(z, inplace=True) if silu else z).to(x.dtype)
+        return (F.silu(z, inplace=True) if silu else z).to(x.dtype), x[row, step]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, row, step = ctx.saved_tensors
         dz = dy.to(wide_dtype(x.dtype))
         if ctx.silu:
             z = _products(x, weight, bias)
@@ -80,8 +88,9 @@ class _Convolve(torch.autograd.Function):
         for j in range(weight.shape[1]):
             dx[:, j : j + time].addcmul_(dz, matrix[:, j])
             d_weight[:, j] = torch.mul(dz, x[:, j : j + time], out=work).sum((0, 1))
+        dx[row, step] += dh
         d_bias = None if bias is None else dz.sum((0, 1)).to(bias.dtype)
-        return dx.to(x.dtype), d_weight.to(weight.dtype), d_bias, None
+        return dx.to(x.dtype), d_weight.to(weight.dtype), d_bias, None, None, None
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
