@@ -69,23 +69,16 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: float) -> Tens
             return _sdpa(q, k, v)
         if time == size:
             return _sdpa(q, k, v, causal=True)
-    start = size - time
-    width = size if window == inf else int(window)
+    start, width = size - time, int(min(window, size + time))
     rows = _block(time, size)
     if window < size and causal:  # a block sees window + its own rows of keys: best when about as many
         rows = min(rows, max(width, 128))
     parts = []
     for t in range(0, time, rows):
         stop = min(t + rows, time)
-        low = min(max(start + t - width + 1, 0), size - 1) if window < size else 0
-        high = min(max(start + stop, 1), size) if causal else size
-        visible = _visible(
-            torch.arange(start + t, start + stop, device=q.device),
-            torch.arange(low, max(high, low + 1), device=q.device),
-            causal,
-            window,
-        )
-        keys = slice(low, max(high, low + 1))
+        keys = _span(start + t - width + 1, start + stop if causal else size, size)
+        position = torch.arange(start + t, start + stop, device=q.device)
+        visible = _visible(position, torch.arange(keys.start, keys.stop, device=q.device), causal, window)
         parts.append(_sdpa(q[:, :, t:stop], k[:, :, keys], v[:, :, keys], visible))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
@@ -95,14 +88,19 @@ def _ragged(
 ) -> Tensor:
     """Rows with their own positions and lengths: a mask for each block of queries."""
     batch, time, size = q.shape[0], q.shape[2], k.shape[2]
-    key = torch.arange(size, device=q.device)
     rows = _block(time, batch * size)
     parts = []
     for t in range(0, time, rows):
         stop = min(t + rows, time)
+        keys = slice(0, size)
+        if q.device.type == "cpu":  # leave out keys that no row sees; on a GPU asking would stop the stream
+            low = 0 if window == inf else int(first.min()) + t - int(window) + 1
+            high = min(int(end.max()), int(first.max()) + stop if causal else size)
+            keys = _span(low, high, size)
+        key = torch.arange(keys.start, keys.stop, device=q.device)
         position = first[:, None] + torch.arange(t, stop, device=q.device)  # (B, block)
         visible = _visible(position, key, causal, window) & (key < end[:, None, None])
-        parts.append(_sdpa(q[:, :, t:stop], k, v, visible[:, None]))
+        parts.append(_sdpa(q[:, :, t:stop], k[:, :, keys], v[:, :, keys], visible[:, None]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
@@ -132,6 +130,12 @@ def _runs(bounds: list[int]) -> list[list[int]]:
         else:
             runs.append([run[-1], bound])
     return runs
+
+
+def _span(low: int, high: int, size: int) -> slice:
+    """``low`` to ``high`` cut to [0, size), with at least one key in it."""
+    low = min(max(low, 0), size - 1)
+    return slice(low, min(max(high, low + 1), size))
 
 
 def _block(rows: int, size: int) -> int:
