@@ -56,7 +56,8 @@ class Counts:
         context = (run >> bits) << bits
         low = np.searchsorted(self._runs, context)
         high = np.searchsorted(self._runs, context | ((np.uint64(1) << bits) - np.uint64(1)), side="right")
-        return own.astype(float), (self._before[high] - self._before[low]).astype(float), (high - low) * 1.0
+        n, distinct = self._before[high] - self._before[low], high - low
+        return own.astype(np.float64), n.astype(np.float64), distinct.astype(np.float64)
 
 
 def keys(tokens: Tokens, positions: npt.NDArray[np.int64], order: int, bits: int) -> Keys:

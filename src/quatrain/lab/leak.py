@@ -33,8 +33,8 @@ def leaks(model: LanguageModel, sequence: int, seed: int = 0) -> str:
             early = torch.nonzero(~(moved <= limit))  # NaN is not below the limit either
             if len(early):
                 return (
-                    f"the prediction at position {int(early[0])} changes when the tokens from position {place} "
-                    f"on do: it sees the future"
+                    f"the prediction at position {int(early[0])} changes when the tokens "
+                    f"from position {place} on do: it sees the future"
                 )
         state = model.initial_state(1)
         for place in range(sequence):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from math import exp, log
 from statistics import fmean, median
 from time import perf_counter
@@ -44,7 +46,7 @@ def costs(
     the contexts that take too long are missing from the end. Raises ConfigError for contexts that do not rise
     or exceed the tokens.
     """
-    rising = all(low < high for low, high in zip((0, *contexts), contexts, strict=False))
+    rising = len(contexts) > 0 and all(low < high for low, high in pairwise((0, *contexts)))
     check(rising, "contexts", list(contexts), "must be positive and rise")
     check(contexts[-1] <= len(tokens), "contexts", contexts[-1], f"must be at most {len(tokens)}, the tokens")
     end = perf_counter() + seconds
@@ -54,12 +56,12 @@ def costs(
         spent, done = 0.0, 0
         for context in contexts:
             if context <= CHUNK:
-                tries = [_timed(lambda at=context: _read(model, tokens[None, :at], None)) for _ in range(_REPEATS)]
+                tries = [_timed(partial(_read, model, tokens[None, :context], None)) for _ in range(_REPEATS)]
                 spent, state = min(tries, key=lambda result: result[0])
                 done = context
             while done < context:
                 part = tokens[None, done : min(done + CHUNK, context)]
-                took, state = _timed(lambda part=part, before=state: _read(model, part, before))
+                took, state = _timed(partial(_read, model, part, state))
                 spent, done = spent + took, done + part.shape[1]
                 if perf_counter() > end:
                     return
@@ -107,7 +109,7 @@ def exponent(lengths: Sequence[float], seconds: Sequence[float]) -> float:
 
 
 def distances(sequence: int) -> list[int]:
-    """Distances 0 .. sequence - 1 from the last token, all of the near ones, every sqrt(2) times further on."""
+    """Distances below ``sequence`` from the last token: then each sqrt(2) times the last."""
     grown = {int(2 ** (half / 2)) for half in range(2 * sequence.bit_length())}
     return sorted(k for k in {0, 1, 2, 3, sequence - 1} | grown if k < sequence)
 

@@ -28,7 +28,7 @@ def default_out(config: RunConfig, data_name: str) -> Path:
 
 
 @contextmanager
-def claimed(out: Path, config: RunConfig) -> Iterator[None]:
+def claimed(out: Path, config: object) -> Iterator[None]:
     """Hold ``out`` for this config, alone; what a start that failed had made there is taken away again.
 
     The lock is the kernel's, so a killed process leaves none behind. Raises ConfigError when another process
@@ -69,13 +69,13 @@ def _take_away(out: Path, made_out: bool, made_data: bool) -> None:
             out.rmdir()
 
 
-def write_config(out: Path, config: RunConfig) -> None:
+def write_config(out: Path, config: object) -> None:
     """Write ``config.toml``: from here on the directory is this config's run."""
     if not (out / CONFIG).exists():
         write_atomic(out / CONFIG, dump_toml(to_dict(config)))
 
 
-def check_same(out: Path, config: RunConfig) -> None:
+def check_same(out: Path, config: object) -> None:
     """Raise ConfigError that lists every key in which the run in ``out`` differs from ``config``."""
     there = stored_values(out)
     if there is None:

@@ -1,0 +1,252 @@
+"""Architectures side by side: the same size, the same tokens, the same search, one test.
+
+The protocol: every learning rate of the grid trains up to the rung (a fraction of the full run, under the
+schedule of the full run); the one with the lowest validation loss goes on to the end. Further seeds train in
+full at that rate. The checkpoint with the lowest validation loss is tested, once. Everything is a stage of
+the journal, so a comparison that was killed goes on where it stopped and ends with the same numbers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from quatrain.config.check import check
+from quatrain.config.schema import from_dict, to_dict
+from quatrain.data.tokens import prepare
+from quatrain.lab import calibrate, evaluation, machine, plan, search
+from quatrain.lab.clock import Clock
+from quatrain.lab.config import CompareConfig
+from quatrain.lab.journal import Journal
+from quatrain.lab.plan import Plan
+from quatrain.lab.search import Events, Row, Rows, Search
+from quatrain.lab.text import TextTask
+from quatrain.model.config import ModelConfig
+from quatrain.model.lm import LanguageModel
+from quatrain.train import run_dir
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a finished comparison lies; ``again``: it was finished before this call."""
+
+    out: Path
+    again: bool
+
+
+def compare(
+    config: CompareConfig,
+    out: Path,
+    events: Events | None = None,
+    *,
+    threads: int | None = None,
+    command: str = "",
+) -> Outcome:
+    """Make a comparison in ``out``, or go on with the one there; ``records.jsonl`` then holds all of it.
+
+    Args:
+        config: what is compared; must equal that of a comparison already in ``out``.
+        out: directory, made when missing. ``runs/`` in it are ordinary training runs.
+        events: called with rows for a display: "say", "plan", "stage", "step", "valid", "trained",
+            "diverged".
+        threads: CPU threads; by default those it began with, else torch's own number.
+        command: how a person started it, for the record.
+
+    Raises:
+        ConfigError: another config, thread count or process in ``out``; sizes or a budget that cannot be.
+        DataError: text that is missing, too short, or changed since the comparison began.
+        RuntimeError: a model sees future tokens, so that comparing it would mean nothing.
+        Interrupted: a signal while training; everything is saved.
+        OSError: ``out`` cannot be written.
+
+    Cost: the budget of training, then evaluation, bounded by ``config.evaluation_seconds``.
+    """
+    out = Path(out)
+    check(threads is None or threads >= 1, "threads", threads, "must be at least 1")
+    tell = events or (lambda row: None)
+    with run_dir.claimed(out, config):
+        tokens = prepare(config.data.source, out / run_dir.DATA, config.data.fractions)
+        task = TextTask(config, tokens)
+        wanted = threads or torch.get_num_threads()
+        decided = plan.load_or_make(
+            out / plan.MANIFEST, threads, tokens.digest, partial(_decide, config, task, out, wanted, tell)
+        )
+        run_dir.write_config(out, config)
+        with Journal(out / run_dir.RECORDS) as journal, _threads(decided.threads):
+            again = "end" in journal
+            if not again:
+                _Comparison(config, task, decided, out, journal, tell).run(command)
+    return Outcome(out, again)
+
+
+def _decide(config: CompareConfig, task: TextTask, out: Path, threads: int, tell: Events) -> Plan:
+    """Fit the sizes, refuse models that leak, measure their speed, and turn the budget into steps."""
+    tell({"kind": "say", "text": "checking that no model sees the future"})
+    models = {mixer: task.model(mixer) for mixer in config.mixers}
+    sizes = {}
+    for mixer, model in models.items():
+        untrained = evaluation.fresh(model, 0)
+        sizes[mixer] = task.summary(untrained)["params"]
+        evaluation.refuse_leak(untrained, config.sequence)
+    plan.check_sizes(config, sizes)
+    calibrate.clean(out)
+    began, speeds = perf_counter(), {}
+    for mixer, model in models.items():
+        tell({"kind": "say", "text": f"calibrating {mixer}: a few training steps"})
+        speeds[mixer] = calibrate.measure(task.trial(model), task.tokens, out, threads)
+    return plan.make(
+        config,
+        data_digest=task.tokens.digest,
+        threads=threads,
+        models={mixer: to_dict(model) for mixer, model in models.items()},
+        speeds=speeds,
+        calibration_seconds=perf_counter() - began,
+        test_total=task.test_total,
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Comparison:
+    """The stages of one comparison, in order."""
+
+    def __init__(
+        self, config: CompareConfig, task: TextTask, decided: Plan, out: Path, journal: Journal, tell: Events
+    ) -> None:
+        self.config, self.task, self.plan, self.out = config, task, decided, out
+        self.journal, self.tell = journal, tell
+        self.models = {
+            mixer: from_dict(ModelConfig, decided.models[mixer], f"models.{mixer}") for mixer in config.mixers
+        }
+        self.seeds = list(range(config.seeds))
+        self.clock = Clock(config, decided, search.pieces(config, decided), self._evaluations())
+        self.search = Search(config, task, decided, self.models, out, journal, self.clock, tell)
+
+    def _evaluations(self) -> list[str]:
+        tests = [f"test/{mixer}/{seed}" for mixer in self.config.mixers for seed in self.seeds]
+        return ["baselines", *tests, *(f"probes/{mixer}" for mixer in self.config.mixers)]
+
+    def run(self, command: str) -> None:
+        stages = (*search.pieces(self.config, self.plan), *self._evaluations())
+        for stage in stages:
+            if stage in self.journal:
+                self.clock.done(stage)
+        left = self.clock.left("", 0.0)
+        self.tell({"kind": "plan", "plan": self.plan, "resumed": "start" in self.journal, "left": left})
+        self._stage("start", partial(self._start, command))
+        self._stage("baselines", self._baselines)
+        for mixer in self.config.mixers:
+            if len(self.config.learning_rates) > 1:
+                for lr in self.config.learning_rates:
+                    self._stage(search.rung(mixer, lr), partial(self.search.attempt, mixer, lr))
+            for seed in self.seeds:
+                self._stage(search.full(mixer, seed), partial(self.search.finish, mixer, seed))
+            self.search.drop_losers(mixer)
+        for mixer in self.config.mixers:
+            for seed in self.seeds:
+                self._stage(f"test/{mixer}/{seed}", partial(self._result, mixer, seed))
+            self._stage(f"probes/{mixer}", partial(self._probe, mixer))
+        self._stage("end", self._end)
+
+    def _stage(self, name: str, work: Callable[[], tuple[Rows, Row]]) -> None:
+        """Do a stage and write it down, unless that was done before."""
+        if name in self.journal:
+            return
+        self.tell({"kind": "stage", "stage": name, "left": self.clock.left("", 0.0)})
+        began = perf_counter()
+        rows, outcome = work()
+        self.journal.finish(name, rows, outcome, perf_counter() - began)
+        self.clock.done(name)
+
+    def _start(self, command: str) -> tuple[Rows, Row]:
+        config, plan = self.config, self.plan
+        about = {
+            "id": plan.id,
+            "started": plan.started,
+            "machine": machine.machine(plan.threads),
+            "versions": machine.versions(),
+            "commit": machine.commit(),
+            "config_digest": plan.config_digest,
+            "config": to_dict(config),
+            "command": command,
+            "data": self.task.describe(),
+            "params_target": config.params,
+            "budget_seconds": config.budget_seconds,
+            "budget_tokens": config.budget_tokens,
+            "tokens_per_model": plan.tokens,
+            "epochs": plan.tokens / len(self.task.train),
+            "sequence": config.sequence,
+            "batch": config.batch,
+            "steps": plan.steps,
+            "learning_rates": config.learning_rates,
+            "rung_fraction": plan.rung_steps / plan.steps,
+            "rung_steps": plan.rung_steps,
+            "seeds": self.seeds,
+            "mixers": config.mixers,
+            "peak_memory": "largest resident memory of a fresh process that trains the model for some steps",
+        }
+        rows: Rows = [("comparison", about)]
+        for mixer, model in self.models.items():
+            with torch.device("meta"):
+                shape = LanguageModel(model)
+            memory = {"empty_memory_bytes": plan.speed(mixer).empty_memory_bytes}
+            rows.append(("model", {"mixer": mixer, **self.task.summary(shape), **memory}))
+        return rows, {}
+
+    def _baselines(self) -> tuple[Rows, Row]:
+        found = self.task.baselines(self.plan)
+        best = min(found, key=lambda row: float(row["test_loss"]))
+        return [("baseline", row) for row in found], {"name": best["name"], "test_loss": best["test_loss"]}
+
+    def _result(self, mixer: str, seed: int) -> tuple[Rows, Row]:
+        outcome = dict(self.journal.outcome(search.full(mixer, seed)))
+        model = evaluation.trained(self.out, outcome)
+        if model is not None:
+            evaluation.refuse_leak(model, self.config.sequence)
+        found = evaluation.result(model, outcome, self.task, self.plan)
+        peak = self.plan.speed(mixer).peak_memory_bytes
+        row = {"mixer": mixer, "seed": seed, **found, "peak_memory_bytes": peak}
+        return [("result", row)], {"test_loss": row.get("test_loss", inf), "status": row["status"]}
+
+    def _probe(self, mixer: str) -> tuple[Rows, Row]:
+        """Cost and reach of one mixer, measured on its first seed; cost does not depend on the weights."""
+        before = evaluation.fresh(self.models[mixer], 0)
+        after = evaluation.trained(self.out, dict(self.journal.outcome(search.full(mixer, 0))))
+        limit = plan.cost_seconds(self.config)
+        rows = evaluation.costs(mixer, after or before, self.task, self.config.contexts, limit)
+        rows += evaluation.reach(mixer, ((before, False), (after, True)), self.task)
+        if after is not None:
+            rows += [("sample", {"mixer": mixer, **sample}) for sample in self.task.samples(after)]
+        return rows, {}
+
+    def _end(self) -> tuple[Rows, Row]:
+        best = self.journal.outcome("baselines")
+        rows: Rows = []
+        for mixer in self.config.mixers:
+            tests = [self.journal.outcome(f"test/{mixer}/{seed}") for seed in self.seeds]
+            losses = [test["test_loss"] for test in tests if test["status"] == "ok"]
+            if losses and sum(losses) / len(losses) >= best["test_loss"]:
+                text = f"{mixer} does not beat the trivial baseline {best['name']}"
+                rows.append(("note", {"mixer": mixer, "text": text}))
+        training = [self.journal.outcome(stage) for stage in search.pieces(self.config, self.plan)]
+        overhead = sum(outcome.get("overhead", 0.0) for outcome in training)
+        end = {
+            "training_seconds": self.search.seconds(),
+            "evaluation_seconds": overhead + sum(self.journal.seconds[name] for name in self._evaluations()),
+            "calibration_seconds": self.plan.calibration_seconds,
+            "complete": True,
+        }
+        return [*rows, ("end", end)], {}

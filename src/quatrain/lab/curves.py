@@ -1,0 +1,40 @@
+"""The curves of a training run, thinned for a page."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from quatrain import records
+
+Row = dict[str, Any]
+POINTS = 200  # of a training curve over the whole run
+
+
+def rows(path: Path, same: Row, first: int, last: int, steps: int) -> list[tuple[str, Row]]:
+    """Rows "train" and "valid" of the steps ``first + 1 .. last`` of a run of ``steps`` steps.
+
+    A training point is the mean loss of the steps since the point before it; ``same`` is put into every row.
+    """
+    stride = -(-steps // POINTS)
+    found: list[tuple[str, Row]] = []
+    losses: list[float] = []
+    seconds = 0.0
+    for row in records.read(path):
+        if row["kind"] not in ("step", "eval") or not first < row["step"] <= last:
+            continue
+        if row["kind"] == "eval":
+            point = {"step": row["step"], "tokens": row["tokens"], "seconds": seconds, "loss": row["nats"]}
+            found.append(("valid", {**same, **point}))
+            continue
+        losses.append(row["loss"])
+        seconds = row["seconds"]
+        if row["step"] % stride == 0 or row["step"] == last:
+            point = {"step": row["step"], "tokens": row["tokens"], "seconds": seconds, "loss": fmean(losses)}
+            found.append(("train", {**same, **point}))
+            losses.clear()
+    return found
+
+
+def seconds(path: Path) -> float:
+    """Seconds of all training steps of a run, over its sessions."""
+    return max((row["seconds"] for row in records.read(path) if row["kind"] == "step"), default=0.0)

@@ -1,0 +1,157 @@
+"""From what is asked to what is done: sizes, tokens, steps. Decided once and kept in ``manifest.json``."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from math import inf, isfinite
+from pathlib import Path
+from typing import Literal
+
+from quatrain._files import write_atomic
+from quatrain.config.check import check
+from quatrain.config.schema import digest, from_dict, to_dict
+from quatrain.errors import ConfigError, DataError
+from quatrain.lab.calibrate import Speed
+from quatrain.lab.config import CompareConfig
+
+MANIFEST = "manifest.json"
+LEAST_STEPS = 20  # below, a run is all warm-up
+_LOOKS = 2  # at the validation part before the learning rate is chosen
+_SAVE_SECONDS = 30.0  # training that a kill can cost, about
+_TEST_SHARE, _COST_SHARE = 0.25, 0.6  # of the time for evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a comparison does, in steps and tokens: nothing in it is decided again when it goes on.
+
+    ``models`` are the configs of the models by mixer, ``speeds`` the calibration by mixer.
+    """
+
+    format: Literal["quatrain comparison"] = "quatrain comparison"
+    version: Literal[1] = 1
+    id: str
+    started: str
+    config_digest: str
+    data_digest: str
+    threads: int
+    models: Mapping[str, Mapping[str, object]]
+    speeds: Mapping[str, Mapping[str, object]]
+    calibration_seconds: float
+    batch_tokens: int
+    steps: int
+    rung_steps: int
+    eval_every: int
+    eval_tokens: int
+    save_every: int
+    test_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that each model is trained on."""
+        return self.steps * self.batch_tokens
+
+    def speed(self, mixer: str) -> Speed:
+        """The calibration of one mixer."""
+        return from_dict(Speed, self.speeds[mixer])
+
+    def train_seconds(self, mixer: str, first: int, last: int) -> float:
+        """How long steps ``first + 1 .. last`` of a mixer should take."""
+        return (last - first) * self.speed(mixer).step_seconds
+
+
+def seconds_per_token(config: CompareConfig, speeds: Mapping[str, Speed]) -> float:
+    """Training time of the whole comparison per token of one model: every learning rate runs to the rung, the
+    chosen one to the end, and further seeds to the end.
+    """
+    runs = config.seeds + (len(config.learning_rates) - 1) * config.rung
+    tokens = config.sequence * config.batch
+    return runs * sum(speed.step_seconds / tokens for speed in speeds.values())
+
+
+def make(
+    config: CompareConfig,
+    *,
+    data_digest: str,
+    threads: int,
+    models: Mapping[str, Mapping[str, object]],
+    speeds: Mapping[str, Speed],
+    calibration_seconds: float,
+    test_total: int,
+) -> Plan:
+    """Turn the budget into steps by the measured speeds. Raises ConfigError for one that is too small."""
+    batch_tokens = config.sequence * config.batch
+    per_token = seconds_per_token(config, speeds)
+    tokens = config.budget_tokens if isfinite(config.budget_tokens) else config.budget_seconds / per_token
+    steps = int(tokens // batch_tokens)
+    if steps < LEAST_STEPS:
+        key = "budget_tokens" if isfinite(config.budget_tokens) else "budget_seconds"
+        needs = LEAST_STEPS * batch_tokens * (1.0 if key == "budget_tokens" else per_token)
+        raise ConfigError(
+            f"{key} = {getattr(config, key):g}: gives each model {steps} steps of {batch_tokens} tokens; "
+            f"{LEAST_STEPS} are the least, which need {needs:.0f}"
+        )
+    eval_every = max(1, round(steps * config.rung / _LOOKS))
+    slowest = max(speed.step_seconds for speed in speeds.values())
+    now = datetime.now(UTC)
+    name = digest(config)
+    return Plan(
+        id=f"{name}-{now:%Y%m%dT%H%M%SZ}",
+        started=now.isoformat(timespec="seconds"),
+        config_digest=name,
+        data_digest=data_digest,
+        threads=threads,
+        models=models,
+        speeds={mixer: asdict(speed) for mixer, speed in speeds.items()},
+        calibration_seconds=calibration_seconds,
+        batch_tokens=batch_tokens,
+        steps=steps,
+        rung_steps=min(steps, _LOOKS * eval_every),
+        eval_every=eval_every,
+        eval_tokens=min(65_536, max(8192, steps * batch_tokens // 50)),
+        save_every=max(1, min(eval_every, int(_SAVE_SECONDS / slowest))),
+        test_tokens=_test_tokens(config, speeds, test_total),
+    )
+
+
+def _test_tokens(config: CompareConfig, speeds: Mapping[str, Speed], total: int) -> int:
+    """Tokens of the test part that the time allows: read in windows, with carried state, and as many of the
+    validation part."""
+    each = 3 * config.seeds * sum(speed.forward_seconds for speed in speeds.values())
+    allowed = _TEST_SHARE * config.evaluation_seconds / each if each > 0 else inf
+    return int(min(total, max(allowed, 16 * config.sequence)))
+
+
+def cost_seconds(config: CompareConfig) -> float:
+    """Time for measuring tokens at all contexts, for one mixer."""
+    return _COST_SHARE * config.evaluation_seconds / len(config.mixers)
+
+
+def check_sizes(config: CompareConfig, sizes: Mapping[str, int]) -> None:
+    """Raise ConfigError where two models differ by more than 2 % in parameters."""
+    small, large = min(sizes, key=lambda m: sizes[m]), max(sizes, key=lambda m: sizes[m])
+    alike = sizes[large] <= 1.02 * sizes[small]
+    found = f"{small} has {sizes[small]}, {large} {sizes[large]}"
+    check(alike, "params", config.params, f"no models within 2 % of each other: {found}; choose another")
+
+
+def load_or_make(path: Path, threads: int | None, data_digest: str, new: Callable[[], Plan]) -> Plan:
+    """The plan in ``path``, or a new one, which is written there.
+
+    Raises ConfigError where the plan there is for other threads, DataError where it is damaged or for another
+    text.
+    """
+    if not path.exists():
+        plan = new()
+        write_atomic(path, json.dumps(to_dict(plan), indent=2, ensure_ascii=True) + "\n")
+        return plan
+    try:
+        plan = from_dict(Plan, json.loads(path.read_bytes()))
+    except (ValueError, ConfigError) as error:
+        raise DataError(f"{path}: is no plan of a comparison: {'; '.join(str(error).splitlines())}") from None
+    same = threads is None or threads == plan.threads
+    check(same, "threads", threads, f"the comparison in '{path.parent}' began with {plan.threads}")
+    if plan.data_digest != data_digest:
+        raise DataError(f"{path}: was made for a text with digest {plan.data_digest[:12]}, not this one")
+    return plan

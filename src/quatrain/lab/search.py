@@ -1,0 +1,193 @@
+"""The training half of a comparison: every learning rate up to the rung, the best one to the end."""
+
+import shutil
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from quatrain.errors import DivergedError
+from quatrain.lab import curves
+from quatrain.lab.clock import Clock
+from quatrain.lab.config import CompareConfig
+from quatrain.lab.journal import Journal
+from quatrain.lab.plan import Plan
+from quatrain.lab.text import TextTask
+from quatrain.model.config import ModelConfig
+from quatrain.train import run_dir
+from quatrain.train._signals import Interrupted
+from quatrain.train.loop import Result, train
+
+Row = dict[str, Any]
+Rows = list[tuple[str, Row]]
+Events = Callable[[Row], None]
+RUNS = "runs"
+
+
+def rung(mixer: str, lr: float) -> str:
+    """Name of the stage that tries one learning rate."""
+    return f"rung/{mixer}/{lr:g}"
+
+
+def full(mixer: str, seed: int) -> str:
+    """Name of the stage that trains one seed to its end."""
+    return f"full/{mixer}/{seed}"
+
+
+def pieces(config: CompareConfig, plan: Plan) -> dict[str, tuple[str, int, int]]:
+    """The training stages in order: mixer, and the steps first + 1 .. last that each is planned to take."""
+    grid = config.learning_rates
+    found: dict[str, tuple[str, int, int]] = {}
+    for mixer in config.mixers:
+        if len(grid) > 1:
+            found |= {rung(mixer, lr): (mixer, 0, plan.rung_steps) for lr in grid}
+        for seed in range(config.seeds):
+            found[full(mixer, seed)] = (
+                mixer,
+                plan.rung_steps if seed == 0 and len(grid) > 1 else 0,
+                plan.steps,
+            )
+    return found
+
+
+class Search:
+    """Trains the models of a comparison; its stages give rows and an outcome for the journal.
+
+    The outcome of a stage has ``status`` ("ok" or "diverged"), ``lr``, and ``reason`` or ``run``, ``valid``,
+    ``best_step``, ``tokens``, ``seconds`` of training steps, and ``overhead``: seconds of the rest.
+    """
+
+    def __init__(
+        self,
+        config: CompareConfig,
+        task: TextTask,
+        plan: Plan,
+        models: dict[str, ModelConfig],
+        out: Path,
+        journal: Journal,
+        clock: Clock,
+        tell: Events,
+    ) -> None:
+        self.config, self.task, self.plan, self.models = config, task, plan, models
+        self.out, self.journal, self.clock, self.tell = out, journal, clock, tell
+
+    def attempt(self, mixer: str, lr: float) -> tuple[Rows, Row]:
+        """Train one learning rate up to the rung, with the first seed."""
+        return self._train(mixer, lr, 0, 0, self.plan.rung_steps, rung(mixer, lr))
+
+    def finish(self, mixer: str, seed: int) -> tuple[Rows, Row]:
+        """Train to the end: the first seed at the best rate that survives, the others at that one."""
+        if seed == 0:
+            rates = self._ranked(mixer)
+            first = self.plan.rung_steps if len(self.config.learning_rates) > 1 else 0
+        else:
+            chosen = self.journal.outcome(full(mixer, 0))
+            rates, first = ([chosen["lr"]] if chosen["status"] == "ok" else []), 0
+        outcome: Row = {"status": "diverged", "lr": None, "reason": "every learning rate diverged"}
+        rows: Rows = []
+        for lr in rates:
+            more, outcome = self._train(mixer, lr, seed, first, self.plan.steps, full(mixer, seed))
+            rows += more
+            if outcome["status"] == "ok":
+                break
+        return rows, outcome
+
+    def _ranked(self, mixer: str) -> list[float]:
+        """Learning rates that reached the rung, the best on validation first."""
+        grid = self.config.learning_rates
+        if len(grid) == 1:
+            return list(grid)
+        tried = {lr: self.journal.outcome(rung(mixer, lr)) for lr in grid}
+        return sorted((lr for lr in grid if tried[lr]["status"] == "ok"), key=lambda lr: tried[lr]["valid"])
+
+    def _train(self, mixer: str, lr: float, seed: int, first: int, last: int, stage: str) -> tuple[Rows, Row]:
+        """Train steps ``first + 1 .. last``; the rows of that stretch, and how it ended."""
+        same = {"mixer": mixer, "lr": lr, "seed": seed}
+        path = self.path(mixer, lr, seed)
+        config = self.task.run(self.models[mixer], lr, seed, self.plan)
+        follow = _Follow(self, stage, same, first, last)
+        began, failed = perf_counter(), ""
+        result: Result | None = None
+        try:
+            result = train(
+                config, path, follow, stop_at=last, tokens=self.task.tokens, threads=self.plan.threads
+            )
+            if not isfinite(result.progress.valid):
+                failed = f"step {last}: the validation loss is {result.progress.valid:g}"
+        except DivergedError as error:
+            failed = str(error)
+        except Interrupted as error:
+            raise Interrupted(
+                f"stopped; everything is saved in {self.out}; the same command goes on", error.signal
+            ) from None
+        overhead = max(0.0, perf_counter() - began - follow.seconds)
+        rows = curves.rows(path / run_dir.RECORDS, same, first, last, self.plan.steps)
+        if result is None or failed:
+            rows.append(("diverged", {**same, "reason": failed}))
+            self.tell({"kind": "diverged", **same, "reason": failed})
+            return rows, {"status": "diverged", "reason": failed, "lr": lr, "overhead": overhead}
+        progress = result.progress
+        self.tell({"kind": "trained", **same, "step": last, "steps": self.plan.steps, "loss": progress.valid})
+        return rows, {
+            "status": "ok",
+            "lr": lr,
+            "run": str(path.relative_to(self.out)),
+            "valid": progress.valid,
+            "best_step": progress.best_step,
+            "tokens": progress.tokens,
+            "seconds": progress.seconds,
+            "overhead": overhead,
+        }
+
+    def path(self, mixer: str, lr: float, seed: int) -> Path:
+        """Directory of a training run."""
+        return self.out / RUNS / f"{mixer.replace(' ', '-')}-lr{lr:g}-seed{seed}"
+
+    def drop_losers(self, mixer: str) -> None:
+        """Remove checkpoints of the rates that were not chosen: nothing needs them; their records stay."""
+        chosen = self.journal.outcome(full(mixer, 0))["lr"]
+        for lr in self.config.learning_rates:
+            if lr != chosen:
+                shutil.rmtree(self.path(mixer, lr, 0) / "checkpoints", ignore_errors=True)
+
+    def seconds(self) -> float:
+        """Seconds of training steps over all runs and sessions, as the runs' own records say."""
+        return sum(curves.seconds(path) for path in sorted((self.out / RUNS).glob(f"*/{run_dir.RECORDS}")))
+
+
+class _Follow:
+    """Turns the rows of one training run into those of the comparison's display."""
+
+    def __init__(self, search: Search, stage: str, same: Row, first: int, last: int) -> None:
+        self.search, self.stage, self.same = search, stage, same
+        self.first, self.last = first, last
+        self.seconds = 0.0  # of the steps of this session
+        self._before = 0.0  # of all steps of the run up to the last one
+
+    def __call__(self, row: Row) -> None:
+        if row["kind"] == "resume":
+            self._before = row["seconds"]
+        elif row["kind"] == "step":
+            self._step(row)
+        elif row["kind"] == "eval":
+            self.search.tell({"kind": "valid", **self.same, "step": row["step"], "loss": row["nats"]})
+
+    def _step(self, row: Row) -> None:
+        plan, clock = self.search.plan, self.search.clock
+        took, self._before = row["seconds"] - self._before, row["seconds"]
+        self.seconds += took
+        clock.saw(plan.speed(self.same["mixer"]).step_seconds, took)
+        self.search.tell(
+            {
+                "kind": "step",
+                **self.same,
+                "step": row["step"],
+                "last": self.last,
+                "steps": plan.steps,
+                "loss": row["loss"],
+                "tokens_per_second": plan.batch_tokens / took if took > 0 else 0.0,
+                "memory_bytes": row["memory_bytes"],
+                "left": clock.left(self.stage, (row["step"] - self.first) / (self.last - self.first)),
+            }
+        )

@@ -1,0 +1,215 @@
+"""Predicting the next token of a text: what a comparison trains, tests and shows.
+
+Everything that is particular to this task stands here; `quatrain.lab.compare` knows only how a comparison
+proceeds.
+"""
+
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quatrain.config.schema import from_dict, to_dict
+from quatrain.data.sampler import Windows
+from quatrain.data.tokens import TokenFile
+from quatrain.errors import DataError
+from quatrain.infer._mode import evaluating
+from quatrain.infer.evaluate import evaluate
+from quatrain.infer.generate import generate
+from quatrain.infer.sample import Sampling
+from quatrain.lab import baselines
+from quatrain.lab.calibrate import STEPS
+from quatrain.lab.config import CompareConfig
+from quatrain.lab.plan import Plan
+from quatrain.lab.windows import Pieces, Tokens, cut
+from quatrain.model.config import ModelConfig
+from quatrain.model.count import fit_size, parameters
+from quatrain.model.lm import LanguageModel
+from quatrain.train.config import RunConfig, TrainConfig
+
+Row = dict[str, Any]
+_PROMPT, _SAMPLE = 64, 240  # bytes of a prompt, tokens of a sample
+_GRADIENT_TOKENS = 4096  # tokens over which gradient norms are averaged
+
+
+class TextTask:
+    """Next-token prediction on a token file. Raises DataError where a part is too short."""
+
+    def __init__(self, config: CompareConfig, tokens: TokenFile) -> None:
+        self.config, self.tokens = config, tokens
+        self.train, self.valid, self.test = (tokens.part(part) for part in ("train", "valid", "test"))
+        Windows(self.train, config.sequence, config.batch, 0)  # says what is missing, before anything is done
+        for name, part in (("validation part", self.valid), ("test part", self.test)):
+            if len(part) <= config.sequence:
+                need = config.sequence + 1
+                raise DataError(
+                    f"sequence = {config.sequence}: needs {need} tokens in a row, the {name} has {len(part)}"
+                )
+
+    @property
+    def test_total(self) -> int:
+        """Tokens of the test part that can be predicted."""
+        return len(self.test) - 1
+
+    def describe(self) -> Row:
+        """The text, for the record."""
+        tokens = self.tokens
+        return {
+            "name": tokens.name,
+            "description": tokens.description,
+            "digest": tokens.digest,
+            "bytes": tokens.bytes,
+            "tokens": len(tokens.tokens),
+            "vocab": tokens.vocab,
+            "splits": tokens.splits,
+        }
+
+    # -- models and runs
+
+    def model(self, mixer: str) -> ModelConfig:
+        """A model of the size asked for. Raises ConfigError where there is none."""
+        return fit_size(mixer, self.config.params, base=ModelConfig(vocab=self.tokens.vocab))
+
+    def run(self, model: ModelConfig, lr: float, seed: int, plan: Plan) -> RunConfig:
+        """The training run of one model, learning rate and seed."""
+        return self._run(
+            model,
+            steps=plan.steps,
+            lr=lr,
+            seed=seed,
+            eval_every=plan.eval_every,
+            eval_tokens=plan.eval_tokens,
+            save_every=plan.save_every,
+        )
+
+    def trial(self, model: ModelConfig) -> RunConfig:
+        """A few steps, for calibration."""
+        lr = self.config.learning_rates[0]
+        return self._run(
+            model, steps=STEPS, lr=lr, seed=0, eval_every=STEPS, eval_tokens=8192, save_every=STEPS
+        )
+
+    def _run(self, model: ModelConfig, **train: Any) -> RunConfig:
+        config = self.config
+        settings = {
+            "sequence": config.sequence,
+            "batch_tokens": config.sequence * config.batch,
+            "keep": 1,
+            **train,
+        }
+        return RunConfig(model=model, data=config.data, train=from_dict(TrainConfig, settings, "train"))
+
+    def summary(self, model: LanguageModel) -> Row:
+        """A model in numbers and a line, for the record."""
+        config, counts = model.config, parameters(model)
+        mlp = f"gated, {config.inner} wide" if any(map(config.has_mlp, config.kinds)) else "none"
+        head = "tied head" if config.tied else "untied head"
+        shape = f"{config.layers} layers of width {config.width}"
+        return {
+            "params": counts.rest,
+            "params_embedding": counts.embedding,
+            "width": config.width,
+            "layers": config.layers,
+            "mlp": mlp,
+            "flops_per_token": model.flops_per_token(self.config.sequence),
+            "state_bytes": model.state_bytes(1, self.config.sequence),
+            "summary": f"{shape}, MLP {mlp}, pre-norm residual, {head}",
+            "config": to_dict(config),
+        }
+
+    # -- scores
+
+    def _pieces(self, tokens: Tokens, limit: int, part: str) -> Pieces:
+        return cut(tokens, self.config.sequence, limit, part=part)
+
+    def baselines(self, plan: Plan) -> list[Row]:
+        """Rows of the trivial baselines, on the same pieces of text as the models."""
+        found = baselines.baselines(
+            self.train,
+            (self.valid, self._pieces(self.valid, plan.test_tokens, "validation part")),
+            (self.test, self._pieces(self.test, plan.test_tokens, "test part")),
+            self.tokens.vocab,
+        )
+        return [
+            {
+                "name": base.name,
+                "order": base.order,
+                "valid_loss": base.valid,
+                "test_loss": base.test,
+                "test_bits_per_byte": self._bits(base.test),
+                **baselines.fitted_on(self.train),
+            }
+            for base in found
+        ]
+
+    def score(self, model: LanguageModel, plan: Plan) -> Row:
+        """Fields of a result: validation and test loss in windows from an empty state and, where the state
+        does not grow, test loss with carried state.
+        """
+        pieces = self._pieces(self.test, plan.test_tokens, "test part")
+        valid_pieces = self._pieces(self.valid, plan.test_tokens, "validation part")
+        valid = score(model, self.valid, valid_pieces, self.config.batch)
+        test = score(model, self.test, pieces, self.config.batch)
+        row: Row = {
+            "valid_loss": valid,
+            "test_loss": test,
+            "test_bits_per_byte": self._bits(test),
+            "test_tokens": pieces.tokens,
+            "test_total_tokens": pieces.total,
+        }
+        if model.state_bytes(1, 1) == model.state_bytes(1, 100_000):
+            carried = evaluate(
+                model, self.test, chunk=self.config.sequence, batch=self.config.batch, limit=plan.test_tokens
+            )
+            row |= {
+                "test_loss_carried": carried.nats,
+                "test_bits_per_byte_carried": self._bits(carried.nats),
+                "test_tokens_carried": carried.tokens,
+                "carried_context": carried.context,
+            }
+        return row
+
+    def _bits(self, nats: float) -> float | None:
+        """Bits per byte, where a token is a byte."""
+        return nats / log(2) if self.tokens.vocab == 256 else None
+
+    # -- what the probes read
+
+    def context(self, length: int) -> Tensor:
+        """``length`` tokens of the training part, repeated where it is shorter."""
+        part = np.asarray(self.train[:length], dtype=np.int64)
+        return torch.from_numpy(np.resize(part, length))
+
+    def gradient_windows(self) -> Tensor:
+        """Windows of the validation part for gradient norms, ``(B, sequence + 1)``."""
+        size = self.config.sequence + 1
+        count = max(4, _GRADIENT_TOKENS // size)
+        starts = np.linspace(0, len(self.valid) - size, count).astype(int)
+        return torch.from_numpy(np.stack([self.valid[at : at + size] for at in starts]).astype(np.int64))
+
+    def samples(self, model: LanguageModel) -> list[Row]:
+        """A text that the model writes after the first line break of the validation part; none where tokens
+        are not bytes.
+        """
+        if self.tokens.vocab != 256:
+            return []
+        start = np.asarray(self.valid[:4096]).tobytes()
+        head = start[start.find(b"\n") + 1 :][:_PROMPT].decode("utf-8", "ignore") or "\n"
+        pieces = generate(model, head, max_tokens=_SAMPLE, sampling=Sampling(temperature=0.8))
+        return [{"prompt": head, "text": "".join(piece.text for piece in pieces), "temperature": 0.8}]
+
+
+def score(model: LanguageModel, tokens: Tokens, pieces: Pieces, batch: int) -> float:
+    """Mean nats per token over pieces of a text, each read from an empty state, ``batch`` at a time."""
+    total = 0.0
+    with torch.no_grad(), evaluating(model):
+        for length in np.unique(pieces.lengths)[::-1]:
+            starts = pieces.starts[pieces.lengths == length]
+            for at in range(0, len(starts), batch):
+                rows = [tokens[start : start + length + 1] for start in starts[at : at + batch]]
+                block = torch.from_numpy(np.stack(rows).astype(np.int64))
+                loss, _ = model.loss(block[:, :-1], block[:, 1:], keep_state=False)
+                total += loss.item() * len(rows) * int(length)
+    return total / pieces.tokens
