@@ -1,5 +1,7 @@
 """One test for every implementation of every op: results and gradients against the float64 definition."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import Tensor
@@ -95,3 +97,67 @@ def test_matches_float64_reference(op, impl, case, dtype, device):
     if (reason := impl.why_not(metadata)) is not None:
         pytest.skip(reason)
     check_budget(op, impl.fn, arguments, dtype, device)
+
+
+WIDE_PARAMETERS = {
+    "rnn_scan": ("weight", "h0"),
+    "lstm_scan": ("weight", "h0", "c0"),
+    "s6_scan": ("a", "skip", "delta_bias", "h0"),
+    "s6_step": ("a", "skip", "delta_bias", "h0"),
+    "causal_conv": ("weight", "bias"),
+    "lti_conv": ("kernel",),
+}
+LAST = [
+    pytest.param(op, impl, op.cases[i], id=f"{op.name}-{impl.name}-{op.cases[i].name}")
+    for op in OPS.values()
+    for impl in op.impls
+    for i in (len(op.cases) // 2, -1)
+]
+
+
+@pytest.mark.parametrize(("op", "impl", "case"), LAST)
+def test_parameters_and_states_may_stay_float32(op, impl, case):
+    names = WIDE_PARAMETERS.get(op.name, ())
+    arguments = {
+        name: x.to(torch.float32 if name in names else torch.bfloat16) if is_float(x) else x
+        for name, x in example(op, case).items()
+    }
+    if (reason := impl.why_not(arguments)) is not None:
+        pytest.skip(reason)
+    check_budget(op, impl.fn, example(op, case), torch.bfloat16, keep=names)
+
+
+@pytest.mark.parametrize(("op", "impl", "case"), LAST)
+def test_strides_do_not_matter(op, impl, case):
+    arguments = cast(example(op, case), lambda x: strided(x.float()))
+    if (reason := impl.why_not(arguments)) is not None:
+        pytest.skip(reason)
+    check_budget(op, impl.fn, example(op, case), torch.float32, layout=strided)
+
+
+@pytest.mark.parametrize(("op", "impl", "case"), LAST)
+def test_expanded_inputs_are_read_and_never_written(op, impl, case):
+    arguments = {name: (x[:1].expand(x.shape) if is_float(x) else x) for name, x in example(op, case).items()}
+    if (reason := impl.why_not(arguments)) is not None:
+        pytest.skip(reason)
+    before = {name: x.clone() for name, x in arguments.items() if isinstance(x, Tensor)}
+    got, want = impl.fn(**arguments), op.reference(**arguments)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
+    for name, x in before.items():
+        assert torch.equal(arguments[name], x), f"{name} was changed"
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name) for case in OPS["s6_scan"].cases if case.dims["T"] > 1]
+)
+@pytest.mark.parametrize(("numbers", "least"), [(1, 7), (1, 16), (1, 3)])
+def test_s6_scan_over_many_segments(case, numbers, least, monkeypatch):
+    """The shapes of the table fit into one segment each; here they take several, with a ragged last one."""
+    segments = import_module("quatrain.kernels.s6_scan._segments")
+    monkeypatch.setattr(segments, "_CPU_NUMBERS", numbers)
+    monkeypatch.setattr(segments, "_LEAST_STEPS", least)
+    op = OPS["s6_scan"]
+    (torch_impl,) = [impl for impl in op.impls if impl.name == "torch"]
+    for dtype in (torch.float64, torch.float32):
+        check_budget(op, torch_impl.fn, example(op, case), dtype)

@@ -58,13 +58,13 @@ def attention(
     """
     check = Checker("attention", "q", q, "B T H K")
     check.data("k", k, "B S G K")
-    check.data("v", v, "B S G K")
     heads, groups, size = (check.sizes[n] for n in "HGS")
     if groups == 0 or heads % groups:
         check.refuse("k", k, f"G = {groups} must divide H = {heads}")
     if size == 0:
         check.refuse("k", k, "S must be at least 1")
-    if not window == inf and (window < 1 or window != int(window)):
+    check.data("v", v, "B S G K")
+    if not (window == inf or (window >= 1 and window == int(window))):
         raise ShapeError(f"attention: window = {window!r}: must be a whole number of at least 1, or inf")
     _check_indices(q, k, q_start, k_lengths, cu_seqlens)
     (y,) = OP.run(
