@@ -240,7 +240,7 @@ class _Comparison:
             losses = [test["test_loss"] for test in tests if test["status"] == "ok"]
             if losses and sum(losses) / len(losses) >= best["test_loss"]:
                 text = f"{mixer} does not beat the trivial baseline {best['name']}"
-                rows.append(("note", {"mixer": mixer, "text": text}))
+                rows.append(("note", {"mixer": mixer, "about": "baseline", "text": text}))
         training = [self.journal.outcome(stage) for stage in search.pieces(self.config, self.plan)]
         overhead = sum(outcome.get("overhead", 0.0) for outcome in training)
         end = {

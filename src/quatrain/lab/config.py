@@ -1,11 +1,13 @@
 """What one comparison is, as a person asks for it."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf, isfinite
 from typing import Annotated
 
-from quatrain.config.check import check, closest
+from quatrain.config.check import closest
+from quatrain.errors import ConfigError
 from quatrain.train.config import DataConfig
 
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
@@ -16,7 +18,7 @@ class CompareConfig:
     """Everything that decides what is compared, and how; its digest names the comparison.
 
     Either ``budget_seconds`` or ``budget_tokens`` is finite: seconds are turned once into tokens per model,
-    by a calibration on the machine at hand. Raises ConfigError where a value is out of range.
+    by a calibration on the machine at hand. Raises one ConfigError that lists every value out of range.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -38,39 +40,42 @@ class CompareConfig:
     evaluation_seconds: Annotated[float, "most time for everything but training, roughly"] = 200.0
 
     def __post_init__(self) -> None:
-        self._check_mixers()
-        for name in ("params", "seeds", "sequence", "batch"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        check(self.seeds <= 1000, "seeds", self.seeds, "must be at most 1000")
-        seconds, tokens = self.budget_seconds, self.budget_tokens
-        check(seconds > 0, "budget_seconds", seconds, "must be positive")
-        check(tokens > 0, "budget_tokens", tokens, "must be positive")
-        one = isfinite(seconds) != isfinite(tokens)
-        check(one, "budget_tokens", tokens, f"contradicts budget_seconds = {seconds}: one must be finite")
-        rates = self.learning_rates
-        check(
-            len(rates) > 0 and all(rate > 0 and isfinite(rate) for rate in rates),
-            "learning_rates",
-            list(rates),
-            "must be positive and finite, at least one",
-        )
-        rising = all(low < high for low, high in pairwise(rates))
-        check(rising, "learning_rates", list(rates), "must rise, each one once")
-        check(0 < self.rung <= 1, "rung", self.rung, "is a fraction of the run in (0, 1]")
-        rising = all(low < high for low, high in pairwise((0, *self.contexts)))
-        check(len(self.contexts) > 0 and rising, "contexts", list(self.contexts), "must be positive and rise")
-        enough = self.evaluation_seconds > 0 and isfinite(self.evaluation_seconds)
-        check(enough, "evaluation_seconds", self.evaluation_seconds, "must be positive and finite")
+        object.__setattr__(self, "mixers", tuple(" ".join(mixer.split()) for mixer in self.mixers))
+        problems = [f"{key} = {_shown(value)}: {rule}" for ok, key, value, rule in self._rules() if not ok]
+        if problems:
+            raise ConfigError("\n".join(problems))
 
-    def _check_mixers(self) -> None:
+    def _rules(self) -> Iterator[tuple[bool, str, object, str]]:
+        """(holds, key, value, what must hold) of every rule that can be broken here."""
         from quatrain.mixers import MIXERS
 
-        check(len(self.mixers) > 0, "mixers", list(self.mixers), f"must name some of {', '.join(MIXERS)}")
-        for mixer in self.mixers:
-            for kind in mixer.split() or [mixer]:
-                known = kind in MIXERS
-                check(known, "mixers", kind, f"must be of {', '.join(MIXERS)}{closest(kind, MIXERS)}")
-        plain = [" ".join(mixer.split()) for mixer in self.mixers]
-        check(len(set(plain)) == len(plain), "mixers", list(self.mixers), "names one of them twice")
-        object.__setattr__(self, "mixers", tuple(plain))
-        object.__setattr__(self, "learning_rates", tuple(map(float, self.learning_rates)))
+        names = ", ".join(MIXERS)
+        yield len(self.mixers) > 0, "mixers", self.mixers, f"must name some of {names}"
+        for kind in dict.fromkeys(kind for mixer in self.mixers for kind in mixer.split() or [mixer]):
+            yield kind in MIXERS, "mixers", kind, f"must be one of {names}{closest(kind, MIXERS)}"
+        yield len(set(self.mixers)) == len(self.mixers), "mixers", self.mixers, "names one of them twice"
+        for name in ("params", "seeds", "sequence", "batch"):
+            yield getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1"
+        yield self.seeds <= 1000, "seeds", self.seeds, "must be at most 1000"
+        seconds, tokens = self.budget_seconds, self.budget_tokens
+        yield seconds > 0, "budget_seconds", seconds, "must be positive"
+        yield tokens > 0, "budget_tokens", tokens, "must be positive"
+        one = isfinite(seconds) != isfinite(tokens)
+        yield one, "budget_tokens", tokens, f"contradicts budget_seconds = {seconds}: one must be finite"
+        rates = self.learning_rates
+        fine = len(rates) > 0 and all(rate > 0 and isfinite(rate) for rate in rates)
+        yield fine, "learning_rates", rates, "must be positive and finite, at least one"
+        yield _rise(rates), "learning_rates", rates, "must rise, each one once"
+        yield 0 < self.rung <= 1, "rung", self.rung, "is a fraction of the run in (0, 1]"
+        fine = len(self.contexts) > 0 and _rise((0, *self.contexts))
+        yield fine, "contexts", self.contexts, "must be positive and rise"
+        limit = self.evaluation_seconds
+        yield limit > 0 and isfinite(limit), "evaluation_seconds", limit, "must be positive and finite"
+
+
+def _rise(numbers: Sequence[float]) -> bool:
+    return all(low < high for low, high in pairwise(numbers))
+
+
+def _shown(value: object) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)

@@ -80,7 +80,7 @@ def costs(mixer: str, model: LanguageModel, task: TextTask, contexts: Sequence[i
         rows.append(("prefill_fit", {"exponent": power, "lengths": lengths}))
     if len(found) < len(contexts):
         late = f"contexts from {contexts[len(found)]} on took more than {seconds:.0f} s and are left out"
-        rows.append(("note", {"text": f"{mixer}: {late}"}))
+        rows.append(("note", {"about": "contexts", "text": f"{mixer}: {late}"}))
     return [(kind, {"mixer": mixer, **row}) for kind, row in rows]
 
 

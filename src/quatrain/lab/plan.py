@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -86,12 +86,13 @@ def make(
     tokens = config.budget_tokens if isfinite(config.budget_tokens) else config.budget_seconds / per_token
     steps = int(tokens // batch_tokens)
     if steps < LEAST_STEPS:
-        key = "budget_tokens" if isfinite(config.budget_tokens) else "budget_seconds"
-        needs = LEAST_STEPS * batch_tokens * (1.0 if key == "budget_tokens" else per_token)
-        raise ConfigError(
-            f"{key} = {getattr(config, key):g}: gives each model {steps} steps of {batch_tokens} tokens; "
-            f"{LEAST_STEPS} are the least, which need {needs:.0f}"
-        )
+        least = f"{LEAST_STEPS} steps are the least, which need"
+        given = f"gives each model {steps} steps of {batch_tokens} tokens; {least}"
+        if isfinite(config.budget_tokens):
+            needs = f"{LEAST_STEPS * batch_tokens} tokens"
+            raise ConfigError(f"budget_tokens = {config.budget_tokens:g}: {given} {needs}")
+        needs = f"{ceil(LEAST_STEPS * batch_tokens * per_token)} s at the speed measured now"
+        raise ConfigError(f"budget_seconds = {config.budget_seconds:g}: {given} {needs}")
     eval_every = max(1, round(steps * config.rung / _LOOKS))
     slowest = max(speed.step_seconds for speed in speeds.values())
     now = datetime.now(UTC)
