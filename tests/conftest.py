@@ -1,9 +1,12 @@
 """What all tests share: poisoned memory, the folder of test data, and tests that need a GPU."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it where poisoned_memory is on
 
 
 def pytest_addoption(parser):

@@ -90,14 +90,25 @@ def test_states_are_wide_and_outputs_are_not(name, dtype):
         assert state.dtype == (dtype if name == "causal_conv" else torch.float32)
 
 
-def test_autocast_does_not_reach_into_an_op():
-    x, weight = normal(2, 9, 6), normal(6, 6, scale=0.4)
-    plain = rnn_scan(x, weight)
-    want = torch.autograd.grad(plain[0].sum(), (x, weight))
+@pytest.mark.parametrize("name", OPS)
+def test_autocast_does_not_reach_into_an_op(name):
+    op = OPS[name]
+    case = op.cases[2]
+    drawn = op.example(case, RNG)
+    drawn = {
+        n: x.float().requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for n, x in drawn.items()
+    }
+    leaves = [x for x in drawn.values() if isinstance(x, torch.Tensor) and x.is_floating_point()]
+
+    def results():
+        out = op.run(drawn)
+        return (*out, *torch.autograd.grad(sum(r.sum() for r in out), leaves))
+
+    plain = results()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = rnn_scan(x, weight)
-        got = torch.autograd.grad(inside[0].sum(), (x, weight))
-    for a, b in zip((*inside, *got), (*plain, *want), strict=True):
+        inside = results()
+    for a, b in zip(inside, plain, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 

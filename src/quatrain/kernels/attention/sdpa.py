@@ -70,7 +70,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: float) -> Tens
         if time == size:
             return _sdpa(q, k, v, causal=True)
     start, width = size - time, int(min(window, size + time))
-    rows = _block(time, size)
+    rows = _block(time, size * q.shape[1] // k.shape[1])
     if window < size and causal:  # a block sees window + its own rows of keys: best when about as many
         rows = min(rows, max(width, 128))
     parts = []
@@ -88,7 +88,7 @@ def _ragged(
 ) -> Tensor:
     """Rows with their own positions and lengths: a mask for each block of queries."""
     batch, time, size = q.shape[0], q.shape[2], k.shape[2]
-    rows = _block(time, batch * size)
+    rows = _block(time, batch * size * q.shape[1] // k.shape[1])
     parts = []
     for t in range(0, time, rows):
         stop = min(t + rows, time)
@@ -151,10 +151,21 @@ def _visible(position: Tensor, key: Tensor, causal: bool, window: float) -> Tens
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, causal: bool = False) -> Tensor:
-    """softmax(q k / sqrt(K)) v; ``visible`` is (..., T, S) bool, and rows that see nothing give 0."""
-    groups = q.shape[1] // k.shape[1]
-    if visible is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=groups > 1)
-    blind = ~visible.any(-1, keepdim=True)
-    y = F.scaled_dot_product_attention(q, k, v, visible | blind, enable_gqa=groups > 1)
-    return y.masked_fill(blind, 0)
+    """softmax(q k / sqrt(K)) v; ``visible`` is (..., T, S) bool, and rows that see nothing give 0.
+
+    Heads that share a key go side by side as rows of one head, so that their gradients meet in one wide sum;
+    torch's own causal mask knows no such rows.
+    """
+    heads, groups = q.shape[1], k.shape[1]
+    if causal:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=groups < heads)
+    if groups < heads:
+        q = q.unflatten(1, (groups, -1)).flatten(2, 3)  # (B, G, H / G * T, K)
+    blind = None
+    if visible is not None:
+        visible = visible.repeat(*(1,) * (visible.ndim - 2), heads // groups, 1)
+        blind = ~visible.any(-1, keepdim=True)
+        visible = visible | blind
+    y = F.scaled_dot_product_attention(q, k, v, visible)
+    y = y if blind is None else y.masked_fill(blind, 0)
+    return y if groups == heads else y.unflatten(2, (heads // groups, -1)).flatten(1, 2)

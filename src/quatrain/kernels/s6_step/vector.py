@@ -37,7 +37,7 @@ def step(
         drive = (dt * u).view(batch, groups, -1, 1)
     fresh = drive * b.reshape(batch, groups, 1, state)
     h = torch.addcmul(fresh.view_as(rate), torch.exp(rate), h0.to(wide))
-    y = torch.matmul(h.view(batch, groups, -1, state), c.reshape(batch, groups, state, 1)).view(batch, width)
+    y = (h.view(batch, groups, -1, state) * c.reshape(batch, groups, 1, state)).sum(-1).view(batch, width)
     if skip is not None:
         y = torch.addcmul(y, u, skip.to(wide))
     if gate is not None:
