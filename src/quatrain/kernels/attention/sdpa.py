@@ -160,7 +160,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, causal
     if causal:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=groups < heads)
     if groups < heads:
-        q = q.unflatten(1, (groups, -1)).flatten(2, 3)  # (B, G, H / G * T, K)
+        q = q.reshape(q.shape[0], groups, -1, q.shape[3])  # (B, G, H / G * T, K)
     blind = None
     if visible is not None:
         visible = visible.repeat(*(1,) * (visible.ndim - 2), heads // groups, 1)
@@ -168,4 +168,4 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, causal
         visible = visible | blind
     y = F.scaled_dot_product_attention(q, k, v, visible)
     y = y if blind is None else y.masked_fill(blind, 0)
-    return y if groups == heads else y.unflatten(2, (heads // groups, -1)).flatten(1, 2)
+    return y if groups == heads else y.reshape(y.shape[0], heads, -1, y.shape[3])

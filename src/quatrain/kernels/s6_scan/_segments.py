@@ -6,8 +6,10 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-_CPU_NUMBERS = 1 << 19  # of one (steps, E, N) buffer: four of them fit into a shared cache
+_CPU_NUMBERS = 1 << 19  # of one (L, B, C, E, N) buffer: four of them fit into a shared cache
 _GPU_NUMBERS = 1 << 24
+_CPU_WORK = 1 << 16  # numbers of one operation that hide the time of starting it
+_GPU_WORK = 1 << 20
 _LEAST_STEPS = 16  # of a segment, whatever its size
 
 
@@ -28,13 +30,16 @@ class Plan:
 def plan(time: int, numbers: int, device: torch.device) -> Plan:
     """Cut ``time`` steps of ``numbers`` = B E N each so that a segment's buffers stay small.
 
-    Loops run over L positions and over C chunks, so both are near the root of the segment.
+    Loops run over L positions and over C chunks, so both are near the root of the segment; fewer chunks do
+    where a step has work enough, for each costs an exponential per channel and state number.
     """
-    budget = _CPU_NUMBERS if device.type == "cpu" else _GPU_NUMBERS
+    cpu = device.type == "cpu"
+    budget, work = (_CPU_NUMBERS, _CPU_WORK) if cpu else (_GPU_NUMBERS, _GPU_WORK)
     longest = min(time, max(budget // numbers, _LEAST_STEPS))
     segments = -(-time // longest)
     span = -(-time // segments)
-    steps = isqrt(span - 1) + 1
+    chunks = min(isqrt(span - 1) + 1, max(2, -(-work // numbers)))
+    steps = -(-span // chunks)
     return Plan(time, steps, -(-span // steps))
 
 
@@ -52,8 +57,14 @@ class Stage:
 
     def buffer(self, name: str, *sizes: int, rows: int = 0) -> Tensor:
         """The (L + rows, B, C, *sizes) buffer of that name, holding whatever it held."""
+        return self._reused(name, (self._plan.steps + rows, self._batch, self._plan.chunks, *sizes))
+
+    def chunk_buffer(self, name: str, *sizes: int) -> Tensor:
+        """The (B, C, *sizes) buffer of that name, holding whatever it held."""
+        return self._reused(name, (self._batch, self._plan.chunks, *sizes))
+
+    def _reused(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name not in self._buffers:
-            shape = (self._plan.steps + rows, self._batch, self._plan.chunks, *sizes)
             self._buffers[name] = torch.empty(shape, dtype=self._dtype, device=self._device)
         return self._buffers[name]
 

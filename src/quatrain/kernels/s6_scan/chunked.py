@@ -114,7 +114,8 @@ class _Run:
         self.states = stage.buffer("states", width, state, rows=1)
         self._drive(self.states[1:])
         self.decay.exp_()
-        self.total = torch.exp(self.dt.sum(0)[..., None] * self.a)  # (B, C, E, N)
+        self.total = stage.chunk_buffer("total", width, state)
+        torch.mul(self.dt.sum(0)[..., None], self.a, out=self.total).exp_()
 
     def _drive(self, out: Tensor) -> None:
         """What each step adds to the state; ``decay`` still holds dt a."""
@@ -148,7 +149,8 @@ class _Run:
         before = states[0]  # (B, C, E, N)
         before[:, 0] = carry
         if self.plan.chunks > 1:
-            after = states[1].clone()  # the chunk's state after each position, as if begun with 0
+            after = self.stage.chunk_buffer("end", *before.shape[2:])
+            after.copy_(states[1])  # the chunk's state after each position, as if begun with 0
             for fresh, decay in zip(states[2:], decays[1:], strict=True):
                 torch.addcmul(fresh, decay, after, out=after)
             for i in range(1, self.plan.chunks):
@@ -275,10 +277,10 @@ class _Run:
             ended = self.packing.ends(start)
             ended.put(self.grad, ended.at(self.grad) + dh[ended.sequence])
         grads, decays = self.grad.unbind(0), self.decay.unbind(0)
-        behind = torch.empty_like(self.total)  # cotangent that each chunk's last state gets from later ones
-        behind[:, -1] = carry
+        behind = self.stage.chunk_buffer("behind", self.width, self.state)
+        behind[:, -1] = carry  # cotangent that each chunk's last state gets from later ones
         if self.plan.chunks > 1:
-            before = grads[-1].clone()
+            before = self.stage.chunk_buffer("end", self.width, self.state).copy_(grads[-1])
             for fresh, decay in zip(grads[-2::-1], decays[:0:-1], strict=True):
                 torch.addcmul(fresh, decay, before, out=before)
             before.mul_(decays[0])
