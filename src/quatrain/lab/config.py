@@ -10,6 +10,7 @@ from quatrain.config.check import closest
 from quatrain.errors import ConfigError
 from quatrain.train.config import DataConfig
 
+LEAST_STEPS = 20  # of a run; below, it is all warm-up
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
 
 
@@ -59,7 +60,9 @@ class CompareConfig:
         yield self.seeds <= 1000, "seeds", self.seeds, "must be at most 1000"
         seconds, tokens = self.budget_seconds, self.budget_tokens
         yield seconds > 0, "budget_seconds", seconds, "must be positive"
-        yield tokens > 0, "budget_tokens", tokens, "must be positive"
+        least = LEAST_STEPS * self.sequence * self.batch
+        rule = f"must be at least {least}, {LEAST_STEPS} steps of {self.batch} x {self.sequence} tokens"
+        yield tokens >= max(1, least), "budget_tokens", tokens, rule
         one = isfinite(seconds) != isfinite(tokens)
         yield one, "budget_tokens", tokens, f"contradicts budget_seconds = {seconds}: one must be finite"
         rates = self.learning_rates

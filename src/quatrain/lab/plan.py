@@ -13,10 +13,9 @@ from quatrain.config.check import check
 from quatrain.config.schema import digest, from_dict, to_dict
 from quatrain.errors import ConfigError, DataError
 from quatrain.lab.calibrate import Speed
-from quatrain.lab.config import CompareConfig
+from quatrain.lab.config import LEAST_STEPS, CompareConfig
 
 MANIFEST = "manifest.json"
-LEAST_STEPS = 20  # below, a run is all warm-up
 _LOOKS = 2  # at the validation part before the learning rate is chosen
 _SAVE_SECONDS = 30.0  # training that a kill can cost, about
 _TEST_SHARE, _COST_SHARE = 0.25, 0.6  # of the time for evaluation
@@ -86,13 +85,11 @@ def make(
     tokens = config.budget_tokens if isfinite(config.budget_tokens) else config.budget_seconds / per_token
     steps = int(tokens // batch_tokens)
     if steps < LEAST_STEPS:
-        least = f"{LEAST_STEPS} steps are the least, which need"
-        given = f"gives each model {steps} steps of {batch_tokens} tokens; {least}"
-        if isfinite(config.budget_tokens):
-            needs = f"{LEAST_STEPS * batch_tokens} tokens"
-            raise ConfigError(f"budget_tokens = {config.budget_tokens:g}: {given} {needs}")
-        needs = f"{ceil(LEAST_STEPS * batch_tokens * per_token)} s at the speed measured now"
-        raise ConfigError(f"budget_seconds = {config.budget_seconds:g}: {given} {needs}")
+        needs = ceil(LEAST_STEPS * batch_tokens * per_token)
+        raise ConfigError(
+            f"budget_seconds = {config.budget_seconds:g}: gives each model {steps} steps of {batch_tokens} "
+            f"tokens; {LEAST_STEPS} are the least, which need {needs} s at the speed measured now"
+        )
     eval_every = max(1, round(steps * config.rung / _LOOKS))
     slowest = max(speed.step_seconds for speed in speeds.values())
     now = datetime.now(UTC)
