@@ -4,8 +4,6 @@ Sequences are ranked by length, longest first. The rows of step t are its living
 the ones that go on are always the first rows of a step; steps lie one after the other in one matrix.
 """
 
-from itertools import accumulate, pairwise
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ class Rows:
         sequences: number of states.
         total: number of rows, over all steps.
         alive: sequences of at least one step, the rows of the first step.
-        bounds: (first row, one past the last row) of each step.
+        counts: rows of each step, never rising.
     """
 
     def __init__(self, x: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
@@ -25,11 +23,10 @@ class Rows:
         self._rank: Tensor | None = None
         if lengths is None and cu_seqlens is None:
             self.sequences = self.alive = self._batch
-            counts = [self._batch] * self._time
+            self.counts = [self._batch] * self._time
         else:
-            counts = self._order(lengths, cu_seqlens, x.device)
-        self.bounds = list(pairwise(accumulate(counts, initial=0)))
-        self.total = sum(counts)
+            self.counts = self._order(lengths, cu_seqlens, x.device)
+        self.total = sum(self.counts)
 
     def _order(self, lengths: Tensor | None, cu_seqlens: Tensor | None, device: torch.device) -> list[int]:
         if cu_seqlens is not None:
@@ -73,6 +70,10 @@ class Rows:
         out[self._place] = rows.to(dtype)
         return out.view(self._batch, self._time, -1)
 
+    def steps(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Views of the rows of each step; one call makes them all, cheaper than slicing in the loop."""
+        return tuple(rows.split_with_sizes(self.counts))
+
     def start(self, state: Tensor | None, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A copy of the first state (S, F) in ranked order, zeros where there is none."""
         if state is None:
@@ -101,3 +102,8 @@ class Rows:
     def before(self, rows: Tensor) -> Tensor:
         """For each row the one of the step before; ``rows (alive + total, F)`` have the start in front."""
         return rows[: self.total] if self._rank is None else rows[self._before]
+
+
+def first_rows(x: Tensor, count: int) -> Tensor:
+    """``x[:count]``, without the time of a view where that is all of x."""
+    return x if len(x) == count else x[:count]

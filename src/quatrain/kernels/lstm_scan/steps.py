@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quatrain.kernels._autograd import call, no_autocast
 from quatrain.kernels._check import wide_dtype
-from quatrain.kernels._rows import Rows
+from quatrain.kernels._rows import Rows, first_rows
 
 
 def scan(
@@ -40,17 +40,16 @@ class _Scan(torch.autograd.Function):
         hs, cs = gates.new_empty(2, alive + rows.total, width).unbind(0)
         hs[:alive], cs[:alive] = h_start[:alive], c_start[:alive]
         h, c, bent = hs[:alive], cs[:alive], torch.empty_like(c_start)
-        for first, stop in rows.bounds:
-            n = stop - first
-            h_before, c_before = h[:n], c[:n]
-            h, c = hs[alive + first : alive + stop], cs[alive + first : alive + stop]
-            z = gates[first:stop].addmm_(h_before, matrix)
-            z[:, : 2 * width].sigmoid_()
-            z[:, 3 * width :].sigmoid_()
-            i, f, g, o = z.chunk(4, dim=1)
+        views = (gates, gates[:, : 2 * width], *gates.chunk(4, dim=1), hs[alive:], cs[alive:])
+        for z, i_and_f, i, f, g, o, h_now, c_now in zip(*map(rows.steps, views), strict=True):
+            n = len(z)
+            z.addmm_(first_rows(h, n), matrix)
+            i_and_f.sigmoid_()
             g.tanh_()
-            torch.mul(f, c_before, out=c).addcmul_(i, g)
-            torch.mul(o, torch.tanh(c, out=bent[:n]), out=h)
+            o.sigmoid_()
+            torch.mul(f, first_rows(c, n), out=c_now).addcmul_(i, g)
+            torch.mul(o, torch.tanh(c_now, out=first_rows(bent, n)), out=h_now)
+            h, c = h_now, c_now
         h_start[:alive], c_start[:alive] = rows.last(hs[alive:]), rows.last(cs[alive:])
         ctx.save_for_backward(weight, gates, hs, cs)
         ctx.rows = rows
@@ -71,14 +70,16 @@ class _Scan(torch.autograd.Function):
         rows.add_to_last(grad, h_start[:alive])
         with no_autocast(dy):
             later = slopes[:0]
-            for first, stop in reversed(rows.bounds):
-                through_h, through_c = grad[first:stop], c_start[: stop - first]
-                through_h[: len(later)].addmm_(later, matrix)
-                through_c.addcmul_(through_h, cell_slope[first:stop])
-                later = slopes[first:stop]  # they become the gradients of x
-                later[:, : 3 * width].view(-1, 3, width).mul_(through_c[:, None])
-                later[:, 3 * width :].mul_(through_h)
-                through_c.mul_(gates[first:stop, width : 2 * width])
+            parts = slopes.view(rows.total, 4, width)  # they become the gradients of x
+            views = (grad, cell_slope, slopes, parts[:, :3], parts[:, 3], gates[:, width : 2 * width])
+            steps = (rows.steps(view)[::-1] for view in views)
+            for through_h, cell, now, of_ifg, of_o, f in zip(*steps, strict=True):
+                first_rows(through_h, len(later)).addmm_(later, matrix)
+                through_c = first_rows(c_start, len(now)).addcmul_(through_h, cell)
+                of_ifg.mul_(through_c[:, None])
+                of_o.mul_(through_h)
+                through_c.mul_(f)
+                later = now
             torch.mm(later, matrix, out=h_start[:alive])
             d_weight = slopes.T @ rows.before(hs)
         x_dtype, *state_dtypes = ctx.dtypes

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quatrain.kernels._autograd import call, no_autocast
 from quatrain.kernels._check import wide_dtype
-from quatrain.kernels._rows import Rows
+from quatrain.kernels._rows import Rows, first_rows
 
 
 def scan(
@@ -40,8 +40,8 @@ class _Scan(torch.autograd.Function):
         rows.gather(x, states[alive:])
         f = torch.Tensor.tanh_ if nonlinearity == "tanh" else torch.Tensor.relu_
         h = states[:alive]
-        for first, stop in rows.bounds:
-            previous, h = h[: stop - first], states[alive + first : alive + stop]
+        for step in rows.steps(states[alive:]):
+            previous, h = first_rows(h, len(step)), step
             f(h.addmm_(previous, matrix))
         start[:alive] = rows.last(states[alive:])
         ctx.save_for_backward(weight, states)
@@ -65,10 +65,9 @@ class _Scan(torch.autograd.Function):
         slope = 1 - h * h if ctx.tanh else (h > 0).to(wide)
         with no_autocast(dy):
             later = grad[:0]
-            for first, stop in reversed(rows.bounds):
-                block = grad[first:stop]
-                block[: len(later)].addmm_(later, matrix)
-                later = block.mul_(slope[first:stop])
+            for block, factor in zip(rows.steps(grad)[::-1], rows.steps(slope)[::-1], strict=True):
+                first_rows(block, len(later)).addmm_(later, matrix)
+                later = block.mul_(factor)
             torch.mm(later, matrix, out=start[:alive])
             d_weight = grad.T @ rows.before(states)
         dx = rows.scatter(grad, x_dtype)
