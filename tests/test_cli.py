@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -176,15 +177,17 @@ def test_broken_pipe_is_no_error() -> None:
 
 
 class TestDisplay:
-    ROW = {
-        "kind": "step",
-        "step": 1,
-        "tokens": 100,
-        "loss": 5.0,
-        "lr": 1e-3,
-        "grad_norm": 1.0,
-        "seconds": 0.5,
-    }
+    ROW = MappingProxyType(
+        {
+            "kind": "step",
+            "step": 1,
+            "tokens": 100,
+            "loss": 5.0,
+            "lr": 1e-3,
+            "grad_norm": 1.0,
+            "seconds": 0.5,
+        }
+    )
 
     def rows(self, steps: int) -> list[dict[str, object]]:
         return [
@@ -239,3 +242,81 @@ class TestDisplay:
 
 
 __all__ = ["json", "os"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps, made by the command itself."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "book.txt").write_text("she sells sea shells by the sea shore. " * 200)
+    settings = (
+        "--train.steps 30 --train.sequence 32 --train.batch-tokens 128 --model.width 16 --model.layers 1"
+    )
+    args = [str(folder / "book.txt"), "--mixer", "lstm", "--out", str(folder / "run"), *settings.split()]
+    assert cli.main(["train", *args]) == 0
+    return folder
+
+
+def test_train_says_what_came_of_it_and_what_to_do_next(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run("train", "--resume", str(trained / "run"), capsys=capsys)
+    assert code == 0
+    assert "was finished before: 30 steps, 3,840 tokens" in out
+    assert f"quatrain eval {trained / 'run'}" in out
+
+
+def test_eval_scores_the_runs_own_test_part_or_another_text(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import quatrain
+    from quatrain.data.tokens import TokenFile
+    from quatrain.infer.evaluate import evaluate
+
+    tokens = TokenFile.open(trained / "run" / "data")
+    want = evaluate(quatrain.load(trained / "run"), tokens.part("test"))
+    code, out, err = run("eval", str(trained / "run"), capsys=capsys)
+    assert (code, err) == (0, "")
+    assert f"{want.tokens:,} of {want.tokens:,} tokens scored" in out
+    assert f"{want.nats:.4f} nats per token" in out
+    assert f"{want.bits_per_byte:.4f} per byte" in out
+    (trained / "other.txt").write_text("the sea")
+    code, out, err = run(
+        "eval", str(trained / "run"), str(trained / "other.txt"), "--streams", "2", capsys=capsys
+    )
+    assert (code, err) == (0, "")
+    assert "other.txt, all; 6 of 6 tokens scored" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["RUN", "--part", "half"], "--part = 'half': must be one of all, train, valid, test"),
+        (["RUN", "--chunk", "0"], "chunk = 0: must be at least 1"),
+        (["RUN", "--streams", "0"], "batch = 0: must be at least 1"),
+        (["RUN", "/no/such/text"], "/no/such/text"),
+        (["/no/such/run"], "/no/such/run"),
+        ([], "checkpoint: is missing"),
+    ],
+)
+def test_wrong_input_of_eval(
+    trained: Path, args: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(trained / "run") if word == "RUN" else word for word in args]
+    code, out, err = run("eval", *given, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert part in err
+    assert len(err.splitlines()) == 1
+
+
+def test_generate_streams_text_and_tells_its_cost(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["generate", str(trained / "run"), "--prompt", "she ", "--max-tokens", "12", "--seed", "5"]
+    code, out, err = run(*args, capsys=capsys)
+    assert code == 0
+    assert "prompt: 4 tokens" in err
+    assert "text:   12 tokens" in err
+    assert "state:  128 B" in err
+    assert run(*args, capsys=capsys)[1] == out
+    code, out, err = run(*args, "--top-p", "0", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert "top_p = 0.0" in err

@@ -196,7 +196,7 @@ def test_other_arguments_in_the_same_directory_are_refused(finished, text):
     config, out, _ = finished
     with pytest.raises(ConfigError, match=r"params = 4000 there, 5000 here; seeds = 2 there, 1 here"):
         compare(config_of(text, params=5000, learning_rates=config.learning_rates), out)
-    with pytest.raises(ConfigError, match="threads = 7: the comparison in .* began with 1"):
+    with pytest.raises(ConfigError, match=r"threads = 7: the comparison in .* began with 1"):
         compare(config, out, threads=7)
 
 
@@ -250,9 +250,11 @@ from quatrain.train.config import DataConfig
 SPEED = Speed(step_seconds=0.01, forward_seconds=1e-6, peak_memory_bytes=10**8, empty_memory_bytes=10**7)
 
 def config(source):
-    return CompareConfig(data=DataConfig(source=source), mixers=("rnn", "attention"), params=4000, sequence=16,
-        batch=4, budget_seconds=inf, budget_tokens=24 * 64.0, learning_rates=(3e-3, 1e-2), contexts=(16, 32),
-        evaluation_seconds=60.0)
+    return CompareConfig(
+        data=DataConfig(source=source), mixers=("rnn", "attention"), params=4000, sequence=16, batch=4,
+        budget_seconds=inf, budget_tokens=24 * 64.0, learning_rates=(3e-3, 1e-2), contexts=(16, 32),
+        evaluation_seconds=60.0,
+    )
 """
 
 
@@ -287,7 +289,7 @@ def test_a_signal_while_training_saves_and_says_how_to_go_on(text, tmp_path, cap
         if event["kind"] == "step" and event["step"] == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="everything is saved in .*; the same command goes on"):
+    with pytest.raises(Interrupted, match=r"everything is saved in .*; the same command goes on"):
         compare(config_of(text), tmp_path / "out", stop, threads=1)
     assert compare(config_of(text), tmp_path / "out", threads=1).again is False
 
@@ -333,7 +335,8 @@ def settings(*args):
 
 def test_flags_become_settings():
     found = settings(
-        "book.txt", "--budget", "1.5h", "--params", "250K", "--mixers", "lstm, s6 s6 attention", "--seeds", "3",
+        "book.txt", "--budget", "1.5h", "--params", "250K", "--mixers", "lstm, s6 s6 attention",
+        "--seeds", "3",
         "--learning-rates", "1e-4,1e-3", "--contexts", "128,1K", "--evaluation", "2m", "--rung", "0.5",
     )  # fmt: skip
     assert found.data.source == "book.txt"

@@ -6,7 +6,7 @@ QuatrainError
 |-- ShapeError      (ValueError)   a tensor argument has the wrong shape, dtype or device
 |-- StateError      (RuntimeError) a stale, foreign or mis-sized recurrent state
 |-- NoKernelError   (RuntimeError) no implementation of an op can run these inputs
-|-- CheckpointError (RuntimeError) a checkpoint that is missing, truncated, altered, foreign or of another version
+|-- CheckpointError (RuntimeError) missing, truncated, altered, foreign or of another version
 |-- DivergedError   (RuntimeError) a loss, gradient or parameter became NaN or infinite
 `-- MissingExtraError (ImportError) a feature needs an optional extra; the message says which
 """

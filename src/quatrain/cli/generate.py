@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SURFACE = Surface(
     command="generate",
     help=(
-        "Continue a text. The text streams to stdout; speed and state size go to stderr. A long prompt is read\n"
-        "in chunks, so that the memory of recurrent models doesn't grow with it."
+        "Continue a text. The text streams to stdout; speed and state size go to stderr. A long prompt is\n"
+        "read in chunks, so that the memory of recurrent models doesn't grow with it."
     ),
     options=(
         Option(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,16 +42,17 @@ def numerics(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # torch makes its attribute at import, unseen by type checkers
+    fill = memory.fill_uninitialized_memory
     random = torch.get_rng_state()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = fill and deterministic  # costly, and for tests
+    memory.fill_uninitialized_memory = fill and deterministic  # costly, and for tests
     try:
         yield
     finally:
         torch.set_rng_state(random)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(before)
 

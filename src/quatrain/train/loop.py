@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from quatrain.data.sampler import Streams, Windows
-from quatrain.data.tokens import TokenFile, prepare
 from torch import Tensor
 
 from quatrain import checkpoint
 from quatrain.config.check import check
 from quatrain.config.schema import digest, to_dict
+from quatrain.data.sampler import Streams, Windows
+from quatrain.data.tokens import TokenFile, prepare
 from quatrain.errors import ConfigError, DataError
 from quatrain.model.count import parameters
 from quatrain.model.init import initialise
@@ -127,9 +127,12 @@ class _Run:
             raise ConfigError(
                 f"model.vocab = {config.model.vocab}: must be at least {data.vocab}, that of {data.name}"
             )
-        kind = Streams if settings.carry_state else Windows
-        rest = {} if settings.carry_state else {"seed": settings.seed}
-        self.sampler = kind(data.part("train"), settings.sequence, settings.batch, **rest)
+        part, sequence, batch = data.part("train"), settings.sequence, settings.batch
+        self.sampler = (
+            Streams(part, sequence, batch)
+            if settings.carry_state
+            else Windows(part, sequence, batch, settings.seed)
+        )
         rows = settings.batch // settings.accumulate
         self.validation = Validation(data.part("valid"), settings.sequence, settings.eval_tokens, rows)
         self.model = LanguageModel(config.model)
@@ -263,7 +266,7 @@ class _Run:
                 loss, state = self.model.loss(
                     inputs[rows], targets[rows], state, keep_state=settings.carry_state
                 )
-            (loss / parts).backward()
+            torch.autograd.backward(loss / parts)
             total += loss.item() / parts
             self.carry[part] = _carry.detach(state) if settings.carry_state else None
         return total

@@ -1,0 +1,109 @@
+"""``quatrain eval``: score a trained model on a text."""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quatrain.cli._flags import Option, Parsed, Surface, parse
+from quatrain.cli.generate import set_threads
+from quatrain.config.check import check
+from quatrain.errors import DataError
+
+if TYPE_CHECKING:
+    from quatrain.data.tokens import TokenFile
+    from quatrain.infer.evaluate import Score, Tokens
+
+PARTS = ("all", "train", "valid", "test")
+
+SURFACE = Surface(
+    command="eval",
+    help=(
+        "Score a model on a text of any length, with carried state: nats per token, bits per byte,\n"
+        "perplexity. Attention, whose state grows, reads overlapping windows instead; the result says so."
+    ),
+    options=(
+        Option(
+            "checkpoint", "directory of a run (its newest checkpoint) or of one checkpoint", required=True
+        ),
+        Option("data", "a file, directory, glob, - for stdin, or python (default: the run's own text)"),
+        Option("--part", "all, train, valid or test (default: all of DATA, test of the run's own text)"),
+        Option("--chunk", "tokens read at a time; a window of attention (default: as in training)", "N", int),
+        Option("--streams", "stretches of the text read side by side: faster (default: 1)", "N", int, 1),
+        Option("--limit", "most tokens to score (default: inf)", "N", float, inf),
+        Option("--threads", "CPU threads (default: all)", "N", int, 0),
+    ),
+    examples=(
+        "quatrain eval runs/hybrid",
+        "quatrain eval runs/hybrid other.txt --streams 8",
+        "quatrain eval runs/hybrid/checkpoints/step-00001000 book.txt --part test",
+    ),
+)
+
+
+def run(args: Sequence[str]) -> int:
+    parsed = parse(SURFACE, args)
+    part = parsed["part"] or ("all" if parsed["data"] else "test")
+    if part not in PARTS:
+        parsed.problems.append(f"--part = {part!r}: must be one of {', '.join(PARTS)}")
+    parsed.raise_problems()
+    import quatrain
+    from quatrain.checkpoint import load_meta
+    from quatrain.infer.evaluate import evaluate
+
+    set_threads(parsed)
+    model = quatrain.load(parsed["checkpoint"])
+    chunk = parsed["chunk"] if "chunk" in parsed.given else _sequence(load_meta(parsed["checkpoint"]))
+    with _text(parsed) as text:
+        vocab = model.config.vocab
+        check(vocab >= text.vocab, "model.vocab", vocab, f"must be at least {text.vocab}, that of the text")
+        score = evaluate(
+            model, _part(text, part), chunk=chunk, batch=parsed["streams"], limit=parsed["limit"]
+        )
+        sys.stdout.write(_summary(f"{text.name}, {part}", score))
+    return 0
+
+
+@contextmanager
+def _text(parsed: Parsed) -> "Iterator[TokenFile]":
+    """The text that was named, in a folder that goes away afterwards; or the one beside the run."""
+    from quatrain.data.tokens import TokenFile, prepare
+    from quatrain.train.run_dir import DATA
+
+    if parsed["data"]:
+        with tempfile.TemporaryDirectory(prefix="quatrain-") as folder:
+            yield prepare(parsed["data"], Path(folder) / DATA)
+        return
+    place = Path(parsed["checkpoint"]).resolve()
+    found = [folder / DATA for folder in (place, *place.parents[:3]) if (folder / DATA).is_dir()]
+    if not found:
+        raise DataError(f"data: is missing, and '{parsed['checkpoint']}' holds no text of its own; name one")
+    yield TokenFile.open(found[0])
+
+
+def _part(text: "TokenFile", part: Any) -> "Tokens":
+    return text.tokens if part == "all" else text.part(part)
+
+
+def _sequence(meta: Any) -> int:
+    """Tokens of a training sequence, where the checkpoint tells it."""
+    config = meta.get("config")
+    train = config.get("train") if isinstance(config, dict) else None
+    sequence = train.get("sequence") if isinstance(train, dict) else None
+    return sequence if isinstance(sequence, int) else 1024
+
+
+def _summary(what: str, score: "Score") -> str:
+    speed = score.tokens / score.seconds if score.seconds > 0 else 0.0
+    lines = [
+        f"text:       {what}; {score.tokens:,} of {score.total_tokens:,} tokens scored",
+        f"context:    {score.context}",
+        f"loss:       {score.nats:.4f} nats per token",
+        f"bits:       {score.bits_per_byte:.4f} per byte" if score.bytes else "",
+        f"perplexity: {score.perplexity:.4g} per token",
+        f"speed:      {speed:,.0f} tokens/s",
+    ]
+    return "".join(f"{line}\n" for line in lines if line)

@@ -1,0 +1,88 @@
+"""The READMEs: every command and example runs, both languages say the same, every link leads somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quatrain import cli
+
+ROOT = Path(__file__).parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+# What makes a command of a person's size small enough for a test; the rest of it runs as it stands.
+_FAST_MODEL = ["--model.width", "24", "--model.layers", "3"]
+_FAST_RUN = ["--train.steps", "2", "--train.batch-tokens", "1024", "--train.eval-tokens", "512"]
+SMALLER = {
+    "train": [*_FAST_MODEL, *_FAST_RUN],
+    "generate": [],
+    "eval": ["--limit", "500"],
+    "compare": [
+        *("--params", "20K", "--sequence", "16", "--batch", "2"),
+        *("--contexts", "16,32", "--learning-rates", "1e-3", "--evaluation", "8s"),
+    ],
+}
+
+per_readme = pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+
+
+def blocks(readme: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", readme.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(readme: Path) -> list[list[str]]:
+    lines = "".join(blocks(readme, "sh")).splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@per_readme
+def test_every_command_runs(readme, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("The sea is wide, and the shore is long. " * 400)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in commands(readme):
+        if words[0] == "make":
+            assert words[1] in targets, words
+            continue
+        assert words[0] == "quatrain", words
+        args = list(words[1:])
+        if args[0] == "compare":
+            args[args.index("--budget") + 1] = "1Ktokens"
+        assert cli.main([*args, *SMALLER[args[0]]]) == 0, capsys.readouterr().err
+    assert (tmp_path / "runs" / "book" / "config.toml").exists()
+    assert cli.main(["train", "--resume", "runs/book"]) == 0
+
+
+@per_readme
+def test_every_example_runs(readme):
+    examples = blocks(readme, "python")
+    assert examples
+    for example in examples:
+        done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+@per_readme
+def test_every_link_leads_somewhere(readme):
+    for target in re.findall(r"\]\(([^)#]+)\)", readme.read_text("utf-8")):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_both_languages_show_the_same_commands_numbers_and_links():
+    def facts(readme: Path):
+        text = readme.read_text("utf-8")
+        links = set(re.findall(r"\]\(([^)]+)\)", text)) - {"README.md", "README.zh-CN.md"}
+        tables = re.findall(r"^\|.*\|$", text, re.MULTILINE)
+        numbers = [re.findall(r"\d[\d.,]*", line) for line in tables]
+        return commands(readme), links, numbers
+
+    assert facts(READMES[0]) == facts(READMES[1])
+
+
+def test_every_recipe_that_a_readme_names_is_there():
+    for readme in READMES:
+        for name in re.findall(r"recipes/[\w-]+\.toml", readme.read_text("utf-8")):
+            assert (ROOT / name).is_file(), name
