@@ -19,7 +19,7 @@ compare: install
 	$(BIN)/quatrain compare $(ARGS)
 
 test: install check
-	$(BIN)/python -m pytest -n 2 $(if $(DATA),--data "$(DATA)") $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(if $(DATA),"--data=$(DATA)") $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

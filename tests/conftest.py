@@ -10,10 +10,17 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for i
 
 
 def pytest_addoption(parser):
-    parser.addoption("--data", metavar="DIR", help="folder of test data; without it, tests that need it skip")
+    parser.addoption(
+        "--data",
+        metavar="DIR",
+        help="folder of test data, as --data=DIR (written apart, pytest takes DIR for tests); without it, "
+        "tests that need it skip",
+    )
 
 
 def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)  # tests run side by side already
     folder = config.getoption("--data")
     if folder is not None and not Path(folder).is_dir():
         raise pytest.UsageError(f"--data {folder}: is not a directory")
@@ -33,7 +40,7 @@ def data_dir(request):
     """The folder given by ``--data DIR``, read only."""
     folder = request.config.getoption("--data")
     if folder is None:
-        pytest.skip("needs test data: pytest --data DIR (make test DATA=DIR)")
+        pytest.skip("needs test data: pytest --data=DIR (make test DATA=DIR)")
     return Path(folder).resolve()
 
 

@@ -389,7 +389,7 @@ def test_everything_wrong_is_said_at_once(capsys):
     [
         (b"", (), "the file is empty"),
         (b"too short", (), "sequence = 256: needs 257 tokens in a row, the training part has 9"),
-        (b"x" * 9000, ("--budget", "1000tokens"), "budget_tokens = 1000: gives each model 0 steps"),
+        (b"x" * 9000, ("--budget", "1000tokens"), "budget_tokens = 1000: must be at least 40960"),
         (b"x" * 9000, ("--params", "7"), "params = 7: no 'rnn' model has so many within 2 %"),
         (b"x" * 9000, ("--threads", "0"), "threads = 0: must be at least 1"),
     ],
@@ -427,7 +427,7 @@ def test_the_command_from_start_to_end_twice(text, tmp_path, monkeypatch, capsys
     assert main(args) == 0
     second = capsys.readouterr()
     assert "was finished before" in second.out
-    assert second.out.split("before", 1)[1] == first.out
+    assert second.out.split("before\n", 1)[1] == first.out
     (about,) = rows_of(out, "comparison")
     assert about["command"].startswith("quatrain compare ")
 

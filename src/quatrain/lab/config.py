@@ -62,9 +62,10 @@ class CompareConfig:
         yield seconds > 0, "budget_seconds", seconds, "must be positive"
         least = LEAST_STEPS * self.sequence * self.batch
         rule = f"must be at least {least}, {LEAST_STEPS} steps of {self.batch} x {self.sequence} tokens"
-        yield tokens >= max(1, least), "budget_tokens", tokens, rule
+        shown = int(tokens) if isfinite(tokens) else tokens
+        yield tokens >= max(1, least), "budget_tokens", shown, rule
         one = isfinite(seconds) != isfinite(tokens)
-        yield one, "budget_tokens", tokens, f"contradicts budget_seconds = {seconds}: one must be finite"
+        yield one, "budget_tokens", shown, f"contradicts budget_seconds = {seconds}: one must be finite"
         rates = self.learning_rates
         fine = len(rates) > 0 and all(rate > 0 and isfinite(rate) for rate in rates)
         yield fine, "learning_rates", rates, "must be positive and finite, at least one"

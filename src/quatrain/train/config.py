@@ -95,6 +95,7 @@ class TrainConfig:
 
     @property
     def warmup_steps(self) -> int:
+        """Steps over which the learning rate rises."""
         return round(self.warmup * self.steps)
 
 
