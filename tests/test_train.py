@@ -215,8 +215,8 @@ def test_other_settings_or_another_text_are_refused(text, tmp_path):
 def test_a_text_shorter_than_a_window_leaves_nothing_behind(tmp_path):
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(DataError, match="sequence = 16: needs 17 tokens"):
-        train(config_of(tmp_path / "short.txt"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        train(config_of(tmp_path / "short.txt"), tmp_path / "runs" / "short")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_learning_rate_rises_then_falls_to_its_floor():
