@@ -233,8 +233,7 @@ def to_torch(stack: Stack) -> TorchRNN:
     named = _torch_names(stack)
     like, settings = next(iter(named.values())), stack.settings
     more = {"nonlinearity": settings.nonlinearity} if settings.kind == "rnn" else {}
-    module: TorchRNN = torch.nn.utils.skip_init(
-        _CLASSES[settings.kind],
+    module: TorchRNN = _CLASSES[settings.kind](  # on the meta device first: draws nothing
         settings.input_size,
         settings.hidden_size,
         settings.num_layers,
@@ -242,9 +241,9 @@ def to_torch(stack: Stack) -> TorchRNN:
         batch_first=settings.batch_first,
         dropout=settings.dropout,
         dtype=like.dtype,
-        device=like.device,
+        device="meta",
         **more,
-    )
+    ).to_empty(device=like.device)
     _copy(named, dict(module.named_parameters()))
     return module.train(stack.training)
 
