@@ -5,6 +5,8 @@ from quatrain.kernels.attention import OP as _ATTENTION
 from quatrain.kernels.attention import attention
 from quatrain.kernels.causal_conv import OP as _CAUSAL_CONV
 from quatrain.kernels.causal_conv import causal_conv
+from quatrain.kernels.gru_scan import OP as _GRU_SCAN
+from quatrain.kernels.gru_scan import gru_scan
 from quatrain.kernels.lstm_scan import OP as _LSTM_SCAN
 from quatrain.kernels.lstm_scan import lstm_scan
 from quatrain.kernels.lti_conv import OP as _LTI_CONV
@@ -17,7 +19,8 @@ from quatrain.kernels.s6_step import OP as _S6_STEP
 from quatrain.kernels.s6_step import s6_step
 
 OPS: dict[str, Op] = {
-    op.name: op for op in (_RNN_SCAN, _LSTM_SCAN, _S6_SCAN, _S6_STEP, _CAUSAL_CONV, _ATTENTION, _LTI_CONV)
+    op.name: op
+    for op in (_RNN_SCAN, _LSTM_SCAN, _GRU_SCAN, _S6_SCAN, _S6_STEP, _CAUSAL_CONV, _ATTENTION, _LTI_CONV)
 }
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Op",
     "attention",
     "causal_conv",
+    "gru_scan",
     "lstm_scan",
     "lti_conv",
     "rnn_scan",

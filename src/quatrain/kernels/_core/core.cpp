@@ -1,0 +1,24 @@
+// What the loader asks: which instruction set the processor has, and whether this library can run.
+#include "abi.h"
+#include "parallel.h"
+
+extern "C" {
+
+QT_EXPORT const char* qt_isa(void) {  // the best one that this build may hold, by the processor
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma"))
+        return __builtin_cpu_supports("avx512bf16") ? "avx512bf16" : "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+    return "base";
+}
+
+// How many of `tasks` tasks ran, on up to `threads` threads: a test of the thread layer.
+QT_EXPORT int64_t qt_count(int64_t tasks, int64_t threads) {
+    int64_t count = 0;
+    quatrain::parallel_for(tasks, threads, [&](int64_t) { __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED); });
+    return count;
+}
+}
