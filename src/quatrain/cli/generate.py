@@ -47,7 +47,7 @@ SURFACE = Surface(
 def run(args: Sequence[str]) -> int:
     parsed = parse(SURFACE, args)
     parsed.raise_problems()
-    import quatrain
+    from quatrain.checkpoint import load_language_model
     from quatrain.infer.generate import generate
     from quatrain.infer.sample import Sampling
 
@@ -59,7 +59,7 @@ def run(args: Sequence[str]) -> int:
         seed=parsed["seed"],
     )
     set_threads(parsed)
-    model = quatrain.load(parsed["checkpoint"])
+    model = load_language_model(parsed["checkpoint"])
     prompt = sys.stdin.buffer.read() if parsed["prompt"] == "-" else os.fsencode(parsed["prompt"])
     stats = None
     for piece in generate(
