@@ -31,7 +31,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> SequenceModel:
     """
     checkpoint = read(path, groups=("model",))
     config = checkpoint.meta.get("config")
-    values = config.get("model") if isinstance(config, Mapping) else None
+    # A task's data decides some sizes: the model as it was built stands beside what was asked for.
+    values = checkpoint.meta.get("model") or (config.get("model") if isinstance(config, Mapping) else None)
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{checkpoint.path}: holds no config of a model")
     with torch.random.fork_rng(devices=[]):  # building a model draws weights, which are then replaced
