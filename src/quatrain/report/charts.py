@@ -20,7 +20,7 @@ except ImportError as error:
 Spec = dict[str, Any]
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-POINTS = 1300  # values in one chart, over all its lines
+POINTS = 1600  # values in one chart, over all its lines
 _CONTEXT_LABEL = "datum.value >= 1024 ? datum.value / 1024 + 'K' : datum.value"
 _BYTES_LABEL = (
     "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value "
