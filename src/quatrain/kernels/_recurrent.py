@@ -90,7 +90,7 @@ def _padded(dtype: torch.dtype, width: int) -> int:
     return _core.function("qt_recurrent_padded")(arguments.buffer_info()[0])
 
 
-def _run(name: str, fields: dict[str, Any]) -> None:
+def run(name: str, fields: dict[str, Any]) -> None:
     _core.run(
         name,
         [
@@ -100,11 +100,13 @@ def _run(name: str, fields: dict[str, Any]) -> None:
     )
 
 
-def _common(kind: Kind, x: Tensor, weight: Tensor, ranks: Ranks | None) -> dict[str, Any]:
+def common(kind: Kind, x: Tensor, weight: Tensor, ranks: Ranks | None, variant: int) -> dict[str, Any]:
+    """The fields that say what is scanned."""
     batch, time = x.shape[:2]
     fields: dict[str, Any] = {
         "dtype": _core.DTYPES[x.dtype],
         "threads": _core.threads(),
+        "variant": variant,
         "batch": batch,
         "time": time,
         "width": weight.shape[1],
@@ -144,6 +146,23 @@ def layout(
     )
 
 
+def new_saved(kind: Kind, x: Tensor, width: int, cu_seqlens: Tensor | None, keep: bool) -> Saved:
+    """Memory for the results, and for what a backward pass needs if it is to be kept."""
+    y, h, c, gates, cells, inner, states = (
+        None if one is None else x.new_empty(one[0], dtype=one[1])
+        for one in layout(kind, x, width, cu_seqlens, keep)
+    )
+    assert y is not None
+    assert h is not None
+    return Saved(y, h, c, gates, cells, inner, y if keep and kind.states and states is None else states)
+
+
+def saved_fields(saved: Saved) -> dict[str, Any]:
+    """The fields of results and kept tensors."""
+    states = saved.states
+    return saved._asdict() | {"states_row": 0 if states is None else states.shape[2]}
+
+
 def forward(
     kind: Kind,
     x: Tensor,
@@ -159,38 +178,23 @@ def forward(
     """Run a scan; ``keep`` what a backward pass needs. See the op of that name for the meaning."""
     ranks, wide, width = rank(x, lengths, cu_seqlens), wide_dtype(x.dtype), weight.shape[1]
     x, weight = dense_rows(x), weight.to(x.dtype).contiguous()
-    fields = _common(kind, x, weight, ranks)
-    kept = layout(kind, x, width, cu_seqlens, keep)
-    y, h, c, gates, cells, inner, states = (
-        None if one is None else x.new_empty(one[0], dtype=one[1]) for one in kept
-    )
-    assert y is not None
-    assert h is not None
-    for padded in () if lengths is None else (y, inner):
-        if padded is not None:
-            padded.zero_()
-    if keep and kind.states and states is None:
-        states = y
+    fields = common(kind, x, weight, ranks, variant)
+    saved = new_saved(kind, x, width, cu_seqlens, keep)
+    if lengths is not None:
+        saved.y.zero_()
+        if saved.inner is not None:
+            saved.inner.zero_()
     starts = [None if s is None else s.to(wide).contiguous() for s in (bias, h0, c0)]
     fields |= {
-        "variant": variant,
         "x": x,
         "x_row": x.stride(0),
         "x_step": x.stride(1),
         "bias": starts[0],
         "h0": starts[1],
         "c0": starts[2],
-        "y": y,
-        "h": h,
-        "c": c,
-        "gates": gates,
-        "cells": cells,
-        "inner": inner,
-        "states": states,
-        "states_row": 0 if states is None else states.shape[2],
-    }
-    _run(f"qt_{kind.name}_forward", fields)
-    return Saved(y, h, c, gates, cells, inner, states)
+    } | saved_fields(saved)
+    run(f"qt_{kind.name}_forward", fields)
+    return saved
 
 
 class Grads(NamedTuple):
@@ -222,7 +226,7 @@ def backward(
     y, width, wide = saved.y, weight.shape[1], wide_dtype(saved.y.dtype)
     ranks = rank(y, lengths, cu_seqlens)
     dy, matrix = dense_rows(dy), weight.to(y.dtype).contiguous()
-    fields = _common(kind, y, matrix, ranks)
+    fields = common(kind, y, matrix, ranks, variant)
     batch, time, sequences = *y.shape[:2], fields["sequences"]
     full = y.new_empty if lengths is None else y.new_zeros
     dx = full(batch, time, kind.gates * width)
@@ -230,7 +234,6 @@ def backward(
     dh0, dc0 = y.new_empty(2, sequences, width, dtype=wide).unbind(0)
     start = None if h0 is None else h0.to(wide).contiguous()
     fields |= {
-        "variant": variant,
         "h0": start,
         "c0": None if c0 is None else c0.to(wide).contiguous(),
         "gates": saved.gates,
@@ -249,7 +252,7 @@ def backward(
         "dc0": dc0,
         "dinner": dinner,
     }
-    _run(f"qt_{kind.name}_backward", fields)
+    run(f"qt_{kind.name}_backward", fields)
     with no_autocast(dy):
         d_weight = weight_grad(kind, dx, dinner, _h_before(y, start, ranks), saved.inner, weight.dtype)
     d_bias = None
