@@ -98,7 +98,7 @@ def test_every_wrong_key_is_listed_with_a_suggestion(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--mixer", "lstmm"], "'lstmm' is none of rnn, lstm, attention, s6, s4d, gru (did you mean lstm?)"),
+        (["--mixer", "lstmm"], "'lstmm' is none of rnn, lstm, gru, attention, s6, s4d (did you mean lstm?)"),
         (["--mixer", "Mamba"], "(did you mean s6?)"),
         (["--mixer", "lstm", "--model.pattern", "rnn"], "contradicts mixer = 'lstm'"),
         (["--train.sequence", "0"], "train.sequence = 0: must be at least 1"),

@@ -10,6 +10,7 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker, check_choice
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
+from quatrain.kernels.gru_scan import cpu
 from quatrain.kernels.gru_scan.reference import gru_scan_reference
 from quatrain.kernels.gru_scan.steps import scan
 
@@ -108,7 +109,7 @@ _BEFORE = {"reset": "before"}
 OP = Op(
     name="gru_scan",
     reference=gru_scan_reference,
-    impls=(Impl("torch", scan),),
+    impls=(Impl("cpp", cpu.scan, cpu.why_not), Impl("torch", scan)),
     example=_example,
     cases=(
         Case({"B": 1, "T": 1, "D": 1}),
