@@ -56,6 +56,7 @@ def run(args: Sequence[str]) -> int:
         parsed.problems.append(f"--part = {part!r}: must be one of {', '.join(PARTS)}")
     parsed.raise_problems()
     from quatrain.checkpoint import load, load_meta
+    from quatrain.data.tokenizer import measures
     from quatrain.infer.evaluate import evaluate
     from quatrain.model.lm import LanguageModel
 
@@ -68,7 +69,12 @@ def run(args: Sequence[str]) -> int:
         vocab = model.config.vocab
         check(vocab >= text.vocab, "model.vocab", vocab, f"must be at least {text.vocab}, that of the text")
         score = evaluate(
-            model, _part(text, part), chunk=chunk, batch=parsed["streams"], limit=parsed["limit"]
+            model,
+            _part(text, part),
+            chunk=chunk,
+            batch=parsed["streams"],
+            limit=parsed["limit"],
+            sizes=measures(text.tokenizer.spelled),
         )
         sys.stdout.write(_summary(f"{text.name}, {part}", score))
     return 0
@@ -137,11 +143,13 @@ def _sequences(parsed: Parsed, meaning: "Meaning") -> "Iterator[SequenceFile]":
 def _text(parsed: Parsed) -> "Iterator[TokenFile]":
     """The text that was named, in a folder that goes away afterwards; or the one beside the run."""
     from quatrain.data.tokens import TokenFile, prepare
+    from quatrain.infer.spelling import tokenizer_of
     from quatrain.train.run_dir import DATA
 
     if parsed["data"]:
         with tempfile.TemporaryDirectory(prefix="quatrain-") as folder:
-            yield prepare(parsed["data"], Path(folder) / DATA)
+            tokenizer = tokenizer_of(parsed["checkpoint"])
+            yield prepare(parsed["data"], Path(folder) / DATA, make=lambda corpus: tokenizer)
         return
     yield TokenFile.open(_own(parsed))
 
@@ -169,13 +177,18 @@ def _sequence(meta: Any) -> int:
     return sequence if isinstance(sequence, int) else 1024
 
 
+def _bits(score: "Score") -> str:
+    per_character = f", {score.bits_per_character:.4f} per character"
+    return f"{score.bits_per_byte:.4f} per byte" + (per_character if score.characters else "")
+
+
 def _summary(what: str, score: "Score") -> str:
     speed = score.tokens / score.seconds if score.seconds > 0 else 0.0
     lines = [
         f"text:       {what}; {score.tokens:,} of {score.total_tokens:,} tokens scored",
         f"context:    {score.context}",
         f"loss:       {score.nats:.4f} nats per token",
-        f"bits:       {score.bits_per_byte:.4f} per byte" if score.bytes else "",
+        f"bits:       {_bits(score)}" if score.bytes else "",
         f"perplexity: {score.perplexity:.4g} per token",
         f"speed:      {speed:,.0f} tokens/s",
     ]

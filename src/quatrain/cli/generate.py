@@ -50,6 +50,7 @@ def run(args: Sequence[str]) -> int:
     from quatrain.checkpoint import load_language_model
     from quatrain.infer.generate import generate
     from quatrain.infer.sample import Sampling
+    from quatrain.infer.spelling import tokenizer_of
 
     sampling = Sampling(
         temperature=parsed["temperature"],
@@ -63,7 +64,12 @@ def run(args: Sequence[str]) -> int:
     prompt = sys.stdin.buffer.read() if parsed["prompt"] == "-" else os.fsencode(parsed["prompt"])
     stats = None
     for piece in generate(
-        model, prompt, max_tokens=parsed["max_tokens"], sampling=sampling, stop=parsed["stop"]
+        model,
+        prompt,
+        max_tokens=parsed["max_tokens"],
+        sampling=sampling,
+        stop=parsed["stop"],
+        tokenizer=tokenizer_of(parsed["checkpoint"]),
     ):
         sys.stdout.write(piece.text)
         sys.stdout.flush()

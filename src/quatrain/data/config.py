@@ -19,6 +19,10 @@ class DataConfig:
         "auto: recognised from the data and said",
     ] = "auto"
     target: Annotated[tuple[str, ...], "columns to forecast (all), or the one with the label (label)"] = ()
+    tokenizer: Annotated[
+        str, "of a text: auto (dna for FASTA, else bytes), bytes, dna, bpe, or a tokenizer.json"
+    ] = "auto"
+    bpe_vocab: Annotated[int, "tokens of a byte-pair encoding that is learnt from the text"] = 4096
     horizon: Annotated[int, "steps ahead that a forecast reaches"] = 24
     season: Annotated[int, "steps of a season, for the seasonal-naive baseline and MASE; 1: none"] = 24
     calendar: Annotated[bool, "give a forecast the time of day, of the week and of the year"] = False
@@ -35,5 +39,7 @@ class DataConfig:
             list(self.fractions),
             "must be three positive fractions that sum to 1",
         )
+        check(self.tokenizer != "", "data.tokenizer", self.tokenizer, "must name a tokenizer")
+        check(self.bpe_vocab >= 257, "data.bpe_vocab", self.bpe_vocab, "must be at least 257")
         check(self.horizon >= 1, "data.horizon", self.horizon, "must be at least 1")
         check(self.season >= 1, "data.season", self.season, "must be at least 1")

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +14,14 @@ from quatrain.config.schema import to_dict
 from quatrain.data import tokens
 from quatrain.data._write import write
 from quatrain.data.config import DataConfig
-from quatrain.data.corpus import open_file, reading
+from quatrain.data.corpus import Corpus, ending, open_file, reading
 from quatrain.data.recognise import Found, recognise
 from quatrain.data.sequences import MANIFEST, Manifest, Meaning, SequenceFile, is_sequence_file
+from quatrain.data.tokenizer import Bytes, Dna, Tokenizer, learn, read_json
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import DataError
 
+FASTA = (".fa", ".fasta", ".fna")
 Data = TokenFile | SequenceFile
 
 
@@ -33,7 +37,7 @@ def prepare(config: DataConfig, out: str | Path) -> Data:
     if found.read is None or found.meaning is None:
         if is_sequence_file(out):
             raise DataError(f"{out}: holds sequences, not a text; choose another directory")
-        return tokens.prepare(config.source, out, config.fractions)
+        return tokens.prepare(config.source, out, config.fractions, partial(tokenizer_of, config))
     settings = json.dumps({**to_dict(config), "source": ""}, sort_keys=True)
     if (out / MANIFEST).exists():
         return _reuse(SequenceFile.open(out), found, settings, config)
@@ -92,6 +96,37 @@ def _manifest(found: Found, config: DataConfig, settings: str) -> Manifest:
         fractions=config.fractions,
         digest="",
     )
+
+
+def tokenizer_of(config: DataConfig, corpus: Corpus) -> Tokenizer:
+    """The tokenizer that ``config.tokenizer`` names for a text; bpe is learnt from its start.
+
+    Raises DataError where a tokenizer.json cannot be read, or where an encoding would have to be learnt from
+    a stream that can be read once only; MissingExtraError.
+    """
+    name = config.tokenizer
+    if name == "auto":
+        name = "dna" if corpus.files and all(ending(path) in FASTA for path in corpus.files) else "bytes"
+    if name == "bytes":
+        return Bytes()
+    if name == "dna":
+        return Dna()
+    if name != "bpe":
+        return read_json(Path(name).expanduser())
+    if not corpus.repeatable:
+        raise DataError(f"data source {config.source!r}: can be read once only; bpe needs a file")
+    share = sum(path.stat().st_size for path in corpus.files) * config.fractions[0]
+    return learn(_first(corpus.chunks(), int(share)), config.bpe_vocab)
+
+
+def _first(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """The first ``count`` bytes, at least a piece: nothing is learnt from the parts behind them."""
+    for chunk in chunks:
+        if count <= 0:
+            return
+        cut = chunk if count >= len(chunk) else chunk[: max(1, chunk.rfind(b"\n", 0, count) + 1)]
+        yield cut
+        count -= len(chunk)
 
 
 def open_data(path: str | Path) -> Data:

@@ -1,6 +1,7 @@
 """What a run trains and looks at, by task: batches, their losses, and the validation part."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -52,6 +53,9 @@ class Feed(Protocol):
     def meta(self) -> dict[str, object]:
         """What a checkpoint has to hold beside the weights."""
 
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of tensors that it has to hold."""
+
 
 def feed_of(config: RunConfig, data: Data) -> Feed:
     """The feed for prepared data. Raises ConfigError or DataError where they do not go together."""
@@ -64,10 +68,14 @@ class TextFeed:
     def __init__(self, config: RunConfig, data: TokenFile) -> None:
         settings = config.train
         self.settings, self.model = settings, config.model
+        tokenizer = data.tokenizer
+        self.tokenizer = tokenizer
+        if tokenizer.name != "bytes" and config.model.vocab == ModelConfig.vocab:
+            self.model = replace(config.model, vocab=data.vocab)
         check(config.model.task == "lm", "model.task", config.model.task, "must be lm for a text")
-        if data.vocab > config.model.vocab:
+        if data.vocab > self.model.vocab:
             raise ConfigError(
-                f"model.vocab = {config.model.vocab}: must be at least {data.vocab}, that of {data.name}"
+                f"model.vocab = {self.model.vocab}: must be at least {data.vocab}, that of {data.name}"
             )
         part, sequence, batch = data.part("train"), settings.sequence, settings.batch
         self.sampler = (
@@ -103,8 +111,18 @@ class TextFeed:
         return Look(nats, nats, {})
 
     def meta(self) -> dict[str, object]:
-        """Nothing: the config says it all."""
-        return {}
+        """What the tokens are, where they are not bytes."""
+        return {} if self.tokenizer.name == "bytes" else {"tokenizer": self.tokenizer.name}
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """A byte-pair encoding, as the bytes of its JSON."""
+        if not self.tokenizer.json:
+            return {}
+        return {
+            "tokenizer": {
+                "json": torch.frombuffer(bytearray(self.tokenizer.json.encode()), dtype=torch.uint8)
+            }
+        }
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         if isinstance(self.sampler, Streams):
@@ -163,3 +181,7 @@ class TaskFeed:
     def meta(self) -> dict[str, object]:
         """What the numbers mean, so that a model can read new inputs and name its answers."""
         return {"meaning": meaning_to_dict(self.data.meaning)}
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Nothing."""
+        return {}

@@ -288,6 +288,7 @@ class _Run:
         moments = optim.state_tensors(self.optimizer, self.model)
         _health.check_saved(self.model, moments, self.progress.step, self.last_good)
         tensors: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict(), "optimizer": moments}
+        tensors |= self.feed.tensors()
         carried = all(state is not None for state in self.feed.carry)
         if carried:
             tensors["carry"] = {
@@ -304,7 +305,7 @@ class _Run:
             "carried": carried,
             "data": self._data(),
             "machine": self.machine,
-            **({} if self.task == "lm" else {"model": to_dict(self.feed.model)}),
+            **({} if self.feed.model == self.config.model else {"model": to_dict(self.feed.model)}),
             **self.feed.meta(),
         }
         self.last_good = checkpoint.save(self.out, self.progress.step, tensors, meta)
