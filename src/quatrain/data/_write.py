@@ -279,17 +279,23 @@ def _series_counts(out: Path, fractions: tuple[float, ...]) -> tuple[int, ...]:
 def _training(
     out: Path, meaning: Meaning, fractions: tuple[float, ...], parts: NDArray[np.uint8] | None
 ) -> Iterator[NDArray[np.float64]]:
-    """Values of the training part ``(T, C)`` in pieces, in order."""
-    values = np.memmap(out / "values.bin", dtype="<f4", mode="r").reshape(-1, meaning.channels)
+    """Values of the training part ``(T, C)`` in pieces, in order.
+
+    Read, not mapped: mapped pages would count as memory of this process until the system wants them back.
+    """
+    row = 4 * meaning.channels
     ends = np.memmap(out / "offsets.bin", dtype="<i8", mode="r")
-    for index, end in enumerate(ends):
-        first = int(ends[index - 1]) if index else 0
-        if parts is None:
-            end = first + ranges(int(end) - first, fractions)[0][1]
-        elif parts[index] != 0:
-            continue
-        for at in range(first, int(end), _PIECE):
-            yield np.asarray(values[at : min(at + _PIECE, int(end))], dtype=np.float64)
+    with open(out / "values.bin", "rb") as file:
+        for index, end in enumerate(ends):
+            first = int(ends[index - 1]) if index else 0
+            if parts is None:
+                end = first + ranges(int(end) - first, fractions)[0][1]
+            elif parts[index] != 0:
+                continue
+            file.seek(first * row)
+            for at in range(first, int(end), _PIECE):
+                block = file.read((min(at + _PIECE, int(end)) - at) * row)
+                yield np.frombuffer(block, dtype="<f4").reshape(-1, meaning.channels).astype(np.float64)
 
 
 def _moments(
