@@ -153,6 +153,18 @@ def test_a_class_with_its_probability(sources, trained):
         assert answer["source"].endswith(f"line {answers.index(answer) + 1}")
 
 
+def test_the_python_call_gives_what_the_command_gives(sources, trained):
+    import quatrain
+    from quatrain.errors import DataError
+
+    answers = quatrain.predict(trained("classify"), sources / "classify.jsonl")
+    assert (len(answers), set(answers[0])) == (120, {"source", "class", "probability", "probabilities"})
+    assert quatrain.predict(trained("forecast"), sources / "forecast.csv").mean.shape == (6, 1)
+    for task in ("classify", "forecast"):
+        with pytest.raises(DataError, match="does not exist"):
+            quatrain.predict(trained(task), sources / "nowhere.csv")
+
+
 def test_a_stream_gives_what_a_file_gives(sources, trained):
     predictor = Predictor(trained("forecast"))
     from quatrain.infer.answers import read_context

@@ -92,8 +92,6 @@ def _item(line: str, number: int, features: str) -> "Item":
 def _forecast(predictor: "Predictor", path: Path) -> None:
     from quatrain.infer.answers import csv_lines, read_context
 
-    if not path.is_file():
-        raise DataError(f"{path}: does not exist")
     values = read_context(path, predictor.meaning, predictor.context)
     csv.writer(sys.stdout, lineterminator="\n").writerows(csv_lines(predictor.forecast(values)))
 

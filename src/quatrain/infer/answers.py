@@ -123,6 +123,18 @@ class Predictor:
             raise DataError(f"{item.where}: has {rate}")
 
 
+def predict(checkpoint: str | Path, input: str | Path) -> list[dict[str, Any]] | Forecast:
+    """What the model of a checkpoint says about a file: a row for each sequence in it, or a `Forecast`.
+
+    The rows are those of `Predictor.answers`. Raises DataError for a file that the model cannot read,
+    CheckpointError as `quatrain.load`.
+    """
+    predictor, path = Predictor(checkpoint), Path(input)
+    if predictor.task == "forecast":
+        return predictor.forecast(read_context(path, predictor.meaning, predictor.context))
+    return list(predictor.answers(read_inputs(path, predictor.meaning)))
+
+
 def read_inputs(path: Path, meaning: Meaning) -> Iterator[Item]:
     """The inputs in a file, labels not asked for: JSON Lines, CSV, .ts, WAV, FLAC, else one text."""
     if not path.is_file():
@@ -144,6 +156,8 @@ def read_inputs(path: Path, meaning: Meaning) -> Iterator[Item]:
 
 def read_context(path: Path, meaning: Meaning, keep: int) -> NDArray[np.float32]:
     """The last ``keep`` rows of a series ``(T, C)``. Raises DataError where a column is missing."""
+    if not path.is_file():
+        raise DataError(f"{path}: {'is a directory; name files' if path.is_dir() else 'does not exist'}")
     opened = table.open_table(path)
     named = [name for name in meaning.columns if name in opened.columns]
     plain = len(meaning.columns) - (6 if meaning.calendar else 0)
