@@ -81,14 +81,13 @@ class _Call:
         self.wide = wide_dtype(u.dtype)
         batch, time, width = u.shape
         self.b, self.c = (x if x.ndim == 4 else x.unsqueeze(2) for x in (b, c))  # (B, T, G, N)
-        self.first, self.length = _places(lengths, cu_seqlens)
+        self.places = _core.places(lengths, cu_seqlens)
         self.sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
         self.state = a.shape[1]
         self.sizes = [
             *(_core.threads(), int(softplus), int(zoh), _core.DTYPES[self.wide]),
             *(batch, time, width, self.state, self.b.shape[2], self.sequences, int(cu_seqlens is not None)),
-            0 if self.first is None else self.first.data_ptr(),
-            0 if self.length is None else self.length.data_ptr(),
+            *(0 if place is None else place.data_ptr() for place in self.places),
         ]
         self.inputs = [
             part for x in (u, delta, a, self.b, self.c, skip, gate, bias, h0) for part in _core.tensor(x)
@@ -102,14 +101,6 @@ class _Call:
         pointers = [0 if x is None else x.data_ptr() for x in (bounds, work)]
         rest = [part for x in more for part in _core.tensor(x)]
         _core.run(name, [*self.sizes, *pointers, 0, 0, *self.inputs, *rest])
-
-
-def _places(lengths: Optional, cu_seqlens: Optional) -> tuple[Optional, Optional]:
-    """First step and length of each sequence as dense int64 tensors."""
-    if cu_seqlens is not None:
-        bounds = cu_seqlens.to(torch.int64)
-        return bounds[:-1].contiguous(), bounds.diff()
-    return None, None if lengths is None else lengths.to(torch.int64).contiguous()
 
 
 def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
