@@ -121,7 +121,7 @@ template <class S, bool ZOH> struct Task {
     // Sums over this part's states go to the work space, and `finish` adds the parts up.
     S* partial(int64_t which, int64_t of, int64_t b, int64_t t0, int64_t i) const {
         const int64_t all = k.batch * k.time;
-        return static_cast<S*>(k.work) + (((of * (p.backward ? 4 : 1) + which) * all + b * k.time + t0) * p.blocks + block(i)) * W;
+        return static_cast<S*>(k.work) + (((of * p.sums + which) * all + b * k.time + t0) * p.blocks + block(i)) * W;
     }
     void put_partial(int64_t which, int64_t b, int64_t t0, int64_t steps, int64_t i, const S* x) const {
         S* to = partial(which, part, b, t0, i);
@@ -239,7 +239,7 @@ template <class S, bool ZOH> struct Task {
                     backward_tile<S, ZOH>(tile);
                     if (p.parts > 1) {
                         const S* sums[] = {y, along_b, along_a, hold};
-                        for (int64_t which = 0; which < 4; ++which) put_partial(which, b, t0, steps, i, sums[which]);
+                        for (int64_t which = 0; which < p.sums; ++which) put_partial(which, b, t0, steps, i, sums[which]);
                     } else {
                         write_gradients(b, t0, steps, i);
                     }
@@ -323,7 +323,7 @@ template <class S, bool ZOH> struct Task {
                     load_inputs(b, t0, steps, i);
                     load_cotangents(b, t0, steps, i);
                     S* sums[] = {y, along_b, along_a, hold};
-                    for (int64_t which = 0; which < 4; ++which) sum_partials(which, b, t0, steps, i, sums[which]);
+                    for (int64_t which = 0; which < p.sums; ++which) sum_partials(which, b, t0, steps, i, sums[which]);
                     write_gradients(b, t0, steps, i);
                 }
         }

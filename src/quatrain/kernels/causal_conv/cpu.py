@@ -8,6 +8,7 @@ from torch import Tensor
 from quatrain.kernels import _core
 from quatrain.kernels._autograd import call, recorded
 from quatrain.kernels._check import wide_dtype
+from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 
 Optional = Tensor | None
@@ -94,3 +95,43 @@ def backward(dy: Tensor, dh: Tensor, *args: Any) -> list[Optional]:
     grads = [None if x is None else torch.empty(x.shape, dtype=x.dtype) for x in args[:4]]
     this.run("qt_conv_backward", work, None, None, dy, dh, *grads)
     return grads
+
+
+# -- for torch.compile: the two passes as ops of their own
+
+
+def _fake_forward(*args: Any) -> tuple[Tensor, Tensor]:
+    x, weight, cu_seqlens = args[0], args[1], args[-1]
+    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return x.new_empty(x.shape), x.new_empty(sequences, weight.shape[1] - 1, x.shape[2])
+
+
+def _backward_list(*args: Any) -> list[Tensor]:
+    empty = args[0].new_empty(0)  # stands for an absent one: a list of a schema holds tensors only
+    return [empty if grad is None else grad for grad in backward(*args)]
+
+
+def _fake_backward(dy: Tensor, dh: Tensor, *args: Any) -> list[Tensor]:
+    return [dy.new_empty(0) if x is None else x.new_empty(x.shape) for x in args[:4]]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, h0, silu, lengths, cu_seqlens = inputs
+    ctx.save_for_backward(x, weight, bias, h0, lengths, cu_seqlens)
+    ctx.silu = silu
+
+
+def _traced_backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Optional, ...]:
+    *tensors, lengths, cu_seqlens = ctx.saved_tensors
+    grads = torch.ops.quatrain.causal_conv_backward(dy, dh, *tensors, ctx.silu, lengths, cu_seqlens)
+    given = [None if x is None else grad for x, grad in zip(tensors, grads, strict=True)]
+    return *given, None, None, None
+
+
+_ARGUMENTS = (
+    "Tensor x, Tensor weight, Tensor? bias, Tensor? h0, bool silu, Tensor? lengths, Tensor? cu_seqlens"
+)
+register(f"causal_conv({_ARGUMENTS}) -> (Tensor, Tensor)", forward, _fake_forward, _setup, _traced_backward)
+register(
+    f"causal_conv_backward(Tensor dy, Tensor dh, {_ARGUMENTS}) -> Tensor[]", _backward_list, _fake_backward
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 from quatrain.kernels import _core
 from quatrain.kernels._autograd import call, recorded
 from quatrain.kernels._check import wide_dtype
+from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 
 LARGEST_STATE = 256
@@ -75,13 +76,19 @@ class _Call:
     """The argument structure of one call (``S6Args``) and the tensors that its pointers need alive."""
 
     def __init__(
-        self, tensors: _Tensors, softplus: bool, zoh: bool, lengths: Optional, cu_seqlens: Optional
+        self,
+        tensors: _Tensors,
+        softplus: bool,
+        zoh: bool,
+        lengths: Optional,
+        cu_seqlens: Optional,
+        fake: bool = False,  # sizes only: the tensors have no memory
     ) -> None:
         u, delta, a, b, c, skip, gate, bias, h0 = tensors
         self.wide = wide_dtype(u.dtype)
         batch, time, width = u.shape
         self.b, self.c = (x if x.ndim == 4 else x.unsqueeze(2) for x in (b, c))  # (B, T, G, N)
-        self.places = _core.places(lengths, cu_seqlens)
+        self.places = (None, None) if fake else _core.places(lengths, cu_seqlens)
         self.sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
         self.state = a.shape[1]
         self.sizes = [
@@ -89,9 +96,8 @@ class _Call:
             *(batch, time, width, self.state, self.b.shape[2], self.sequences, int(cu_seqlens is not None)),
             *(0 if place is None else place.data_ptr() for place in self.places),
         ]
-        self.inputs = [
-            part for x in (u, delta, a, self.b, self.c, skip, gate, bias, h0) for part in _core.tensor(x)
-        ]
+        given = () if fake else (u, delta, a, self.b, self.c, skip, gate, bias, h0)
+        self.inputs = [part for x in given for part in _core.tensor(x)]
 
     def plan(self, name: str) -> tuple[int, int]:
         """Numbers of the wide type in the kept states and in the work space."""
@@ -129,3 +135,55 @@ def backward(dy: Tensor, dh: Tensor, *args: Any) -> list[Optional]:
     more = (d_u, d_delta, d_a, *maps, d_skip, d_gate, d_bias, d_h0)
     this.run("qt_s6_backward", bounds, work, None, None, dy, dh, *more)
     return grads
+
+
+# -- for torch.compile: the two passes as ops of their own
+
+
+def _fake_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    u, a, cu_seqlens, keep = args[0], args[2], args[-2], args[-1]
+    sequences = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    wide = wide_dtype(u.dtype)
+    size = _Call(args[:9], *args[9:13], fake=True).plan("qt_s6_plan_forward")[0] if keep else 0
+    y = u.new_empty(u.shape)
+    return y, u.new_empty(sequences, u.shape[2], a.shape[1], dtype=wide), u.new_empty(size, dtype=wide)
+
+
+def _backward_list(*args: Any) -> list[Tensor]:
+    empty = args[0].new_empty(0)  # stands for an absent one: a list of a schema holds tensors only
+    return [empty if grad is None else grad for grad in backward(*args)]
+
+
+def _fake_backward(dy: Tensor, dh: Tensor, *args: Any) -> list[Tensor]:
+    return [dy.new_empty(0) if x is None else x.new_empty(x.shape) for x in args[:9]]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, softplus, zoh, lengths, cu_seqlens, _ = inputs
+    ctx.save_for_backward(*tensors, lengths, cu_seqlens, output[2])
+    ctx.flags = (softplus, zoh)
+
+
+def _traced_backward(ctx: Any, dy: Tensor, dh: Tensor, _: Tensor) -> tuple[Optional, ...]:
+    *tensors, lengths, cu_seqlens, bounds = ctx.saved_tensors
+    grads = torch.ops.quatrain.s6_scan_backward(dy, dh, *tensors, *ctx.flags, lengths, cu_seqlens, bounds)
+    given = [None if x is None else grad for x, grad in zip(tensors, grads, strict=True)]
+    return *given, None, None, None, None, None
+
+
+_ARGUMENTS = (
+    "Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor? skip, Tensor? gate, Tensor? delta_bias, "
+    "Tensor? h0, bool softplus, bool zoh, Tensor? lengths, Tensor? cu_seqlens"
+)
+register(
+    f"s6_scan({_ARGUMENTS}, bool keep) -> (Tensor, Tensor, Tensor)",
+    forward,
+    _fake_forward,
+    _setup,
+    _traced_backward,
+)
+register(
+    f"s6_scan_backward(Tensor dy, Tensor dh, {_ARGUMENTS}, Tensor bounds) -> Tensor[]",
+    _backward_list,
+    _fake_backward,
+)
