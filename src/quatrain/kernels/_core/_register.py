@@ -1,11 +1,11 @@
-"""How an op of the core becomes one that torch can trace: a schema, shapes for fake tensors, a backward pass."""
+"""How an op of the core becomes one that torch can trace: schema, shapes of fake tensors, backward pass."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-_library = torch.library.Library("quatrain", "FRAGMENT")
+_library = torch.library.Library("quatrain", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def register(
@@ -23,9 +23,9 @@ def register(
         fake: the same with empty results.
         setup, backward: as of `torch.library.register_autograd`; None where there is no derivative.
     """
-    name = f"quatrain::{schema.split('(')[0]}"
-    _library.define(schema)
-    _library.impl(name, run, "CPU")
+    name = f"quatrain::{schema.split('(', maxsplit=1)[0]}"
+    _library.define(schema)  # type: ignore[no-untyped-call]
+    _library.impl(name, run, "CPU")  # type: ignore[no-untyped-call]
     torch.library.register_fake(name, fake, lib=_library)
     if backward is not None:
         torch.library.register_autograd(name, backward, setup_context=setup, lib=_library)

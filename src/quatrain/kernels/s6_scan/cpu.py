@@ -1,4 +1,4 @@
-"""S6 scan in the C++ core; README.md derives it. The forward pass keeps the states before each tile of steps."""
+"""S6 scan in the C++ core, derived in README.md; forward keeps the states before each tile of steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,8 @@ def why_not(arguments: Arguments) -> str | None:
         return f"runs on a CPU, not on {u.device.type}"
     if a.shape[1] > LARGEST_STATE:
         return f"N = {a.shape[1]} is above {LARGEST_STATE}"
-    return _core.missing()
+    reason: str | None = _core.missing()
+    return reason
 
 
 def scan(
@@ -101,7 +102,9 @@ class _Call:
 
     def plan(self, name: str) -> tuple[int, int]:
         """Numbers of the wide type in the kept states and in the work space."""
-        return _core.sizes(name, [*self.sizes, 0, 0, 0, 0], (len(self.sizes) + 2, len(self.sizes) + 3))
+        at = len(self.sizes) + 2
+        bounds, work = _core.sizes(name, [*self.sizes, 0, 0, 0, 0], (at, at + 1))
+        return bounds, work
 
     def run(self, name: str, bounds: Optional, work: Optional, *more: Optional) -> None:
         pointers = [0 if x is None else x.data_ptr() for x in (bounds, work)]
@@ -144,7 +147,11 @@ def _fake_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     u, a, cu_seqlens, keep = args[0], args[2], args[-2], args[-1]
     sequences = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     wide = wide_dtype(u.dtype)
-    size = _Call(args[:9], *args[9:13], fake=True).plan("qt_s6_plan_forward")[0] if keep else 0
+    size = (
+        _Call(args[:9], args[9], args[10], None, cu_seqlens, fake=True).plan("qt_s6_plan_forward")[0]
+        if keep
+        else 0
+    )
     y = u.new_empty(u.shape)
     return y, u.new_empty(sequences, u.shape[2], a.shape[1], dtype=wide), u.new_empty(size, dtype=wide)
 

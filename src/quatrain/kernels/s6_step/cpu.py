@@ -6,8 +6,9 @@ from torch import Tensor
 from quatrain.kernels import _core
 from quatrain.kernels._autograd import recorded
 from quatrain.kernels._check import wide_dtype
-from quatrain.kernels.s6_scan.cpu import scan
-from quatrain.kernels.s6_scan.cpu import why_not as why_not
+from quatrain.kernels.s6_scan.cpu import scan, why_not
+
+__all__ = ["step", "why_not"]
 
 
 def step(
