@@ -13,9 +13,12 @@ from quatrain.config.check import check
 from quatrain.errors import ShapeError, StateError
 from quatrain.kernels import attention
 from quatrain.kernels._batch import mask, pack, unpack
+from quatrain.kernels.attention import cpu
 from quatrain.mixers import _cache
+from quatrain.mixers._attention_run import AttentionRun
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import boolean, one_of, positive, positive_int
+from quatrain.mixers._run import Run
 from quatrain.mixers._positions import angles, rotate, sinusoid
 
 _POSITIONS = ("rotary", "none", "sinusoidal", "learned")
@@ -123,6 +126,12 @@ class Attention(Causal[AttentionState]):
     def initial_state(self, batch: int) -> AttentionState:
         self._refuse_state()
         return super().initial_state(batch)
+
+    def run(self, state: AttentionState) -> Run[AttentionState]:
+        like = self._like
+        if like.device.type == "cpu" and state.k.dtype == like.dtype and cpu.available(like.dtype):
+            return AttentionRun(self, state)
+        return super().run(state)
 
     def _forward(
         self,

@@ -1,5 +1,6 @@
 """S6, the selective state-space model of Mamba: Gu and Dao, arXiv:2312.00752. See docs/s6.md."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from quatrain.kernels import s6_scan, s6_step
 from quatrain.mixers._check import boolean, one_of, positive_int
 from quatrain.mixers._init import step_sizes_, uniform_
+from quatrain.kernels.linear_step import linear
 from quatrain.mixers._mamba_block import MambaBlock, check_block
 
 
@@ -92,7 +94,7 @@ class S6(MambaBlock[S6State]):
         return s6_scan(
             u,
             delta,
-            self._a(),
+            self._system(),
             b,
             c,
             self.skip,
@@ -106,12 +108,12 @@ class S6(MambaBlock[S6State]):
             impl=self.config.impl,
         )
 
-    def _ssm_step(self, u: Tensor, gate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        delta, b, c = self._select(u)
+    def _ssm_step(self, u: Tensor, gate: Tensor, h0: Tensor, system: Tensor) -> tuple[Tensor, Tensor]:
+        delta, b, c = self._select(u, linear)
         return s6_step(
             u,
             delta,
-            self._a(),
+            system,
             b,
             c,
             self.skip,
@@ -122,13 +124,15 @@ class S6(MambaBlock[S6State]):
             zoh=self.config.zoh,
         )
 
-    def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _select(
+        self, u: Tensor, product: Callable[[Tensor, Tensor], Tensor] = F.linear
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Step size before bias and softplus (..., E), b and c (..., N): all of them from the input."""
         state = self.config.state
-        low, b, c = self.x_proj(u).split((self.dt_rank, state, state), dim=-1)
-        return F.linear(low, self.dt_proj.weight), b, c
+        low, b, c = product(u, self.x_proj.weight).split((self.dt_rank, state, state), dim=-1)
+        return product(low, self.dt_proj.weight), b, c
 
-    def _a(self) -> Tensor:
+    def _system(self) -> Tensor:
         return -self.a_log.to(self._wide).exp()
 
     def flops_per_token(self, context: int) -> int:
