@@ -1,99 +1,85 @@
 """Attention's steps over keys and values that are written in place, for generation on a CPU."""
 
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from quatrain.kernels.attention import cpu
-from quatrain.kernels.linear_step import linear
+from quatrain.kernels._core.tape import Tape
+from quatrain.kernels.attention.cpu import Cache
+from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.mixers import _cache
-from quatrain.mixers._positions import sinusoid
-from quatrain.mixers._run import Run
+from quatrain.mixers._run import RecordedRun
 
-_ROOM = 256  # columns of a new buffer that are free, and by which a full one grows at least
+if TYPE_CHECKING:
+    from quatrain.mixers.attention import Attention, AttentionState
 
-
-class Buffer:
-    """Keys and values of a batch in columns 0 .. size - 1; with a window, of its last tokens in a ring.
-
-    Row b has written ``count_b`` tokens; the newest ``n_b`` of them are what a state of this mixer holds.
-    Keys are turned already, so their order in the ring does not matter.
-
-    Attributes:
-        counts: (3, B) int64: position of the next token, tokens written, and columns that hold one.
-    """
-
-    def __init__(self, k: Tensor, v: Tensor, position: Tensor, keep: int | None, room: int = _ROOM) -> None:
-        batch, held, groups, width = k.shape
-        self._keep = keep
-        size = held + room if keep is None else keep + 1
-        self.k, self.v = (x.new_empty(batch, size, groups, width) for x in (k, v))
-        self.k[:, :held], self.v[:, :held] = k, v
-        n = _cache.held(position, keep)
-        self.counts = torch.stack((position, n, n))
-        self._most = int(n.max()) if keep is None else 0  # columns in use; a ring never fills
-
-    def make_room(self) -> None:
-        """Grow by half if the next token has no column."""
-        size = self.k.shape[1]
-        if self._keep is None and self._most == size:
-            more = max(_ROOM, size // 2)
-            self.k, self.v = (
-                torch.cat((x, x.new_empty(x.shape[0], more, *x.shape[2:])), 1) for x in (self.k, self.v)
-            )
-        self._most += 1
-
-    def value(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, values and positions as a state holds them; nothing of them is written later."""
-        position, count, _ = self.counts.clone()
-        n = _cache.held(position, self._keep)
-        column = torch.arange(int(n.max()))
-        source = ((count - n)[:, None] + column) % self.k.shape[1]  # (B, S)
-        past = (column >= n[:, None])[:, :, None, None]
-        row = torch.arange(len(n))[:, None]
-        k, v = (x[row, source].masked_fill(past, 0) for x in (self.k, self.v))
-        return k, v, position
+_ROOM = 256  # columns by which a full cache grows at least
 
 
-class AttentionRun(Run[Any]):
-    """Attention's `Run`: what it keeps from one step to the next is one `Buffer`."""
+class AttentionRun(RecordedRun["AttentionState"]):
+    """Attention's `Run`. Without a window its cache grows by half when it is full."""
 
-    def __init__(self, mixer: Any, state: Any) -> None:
-        config = mixer.config
-        self._mixer, self._config, self._state = mixer, config, type(state)
-        self._qkv, self._out = mixer.qkv_proj.weight, mixer.out_proj.weight
-        keep = None if config.window == inf else int(config.window) - 1
-        self._buffer = Buffer(state.k, state.v, state.position, keep)
+    @staticmethod
+    def fits(mixer: "Attention", state: "AttentionState") -> bool:
+        """Whether the core can do it for this mixer and state."""
+        if mixer.config.positions == "sinusoidal":  # added in front by torch
+            return False
+        weights = (mixer.qkv_proj.weight, mixer.out_proj.weight)
+        return linear_step.recordable(len(state.k), *weights, state.k, state.v)
+
+    def __init__(self, mixer: "Attention", state: "AttentionState") -> None:
+        super().__init__()
+        self._mixer, self._kind = mixer, type(state)
+        window = mixer.config.window
+        self._keep = None if window == inf else int(window) - 1
+        n = _cache.held(state.position, self._keep)
+        columns = state.k.shape[1] + _ROOM if self._keep is None else self._keep + 1
+        self._cache = Cache(state.k, state.v, state.position, n, columns)
+        self._filled = int(n.max())
         self._furthest = int(state.position.max())
 
-    def __call__(self, x: Tensor) -> Tensor:
-        config, buffer = self._config, self._buffer
-        self._furthest += 1
-        if config.positions in ("learned", "sinusoidal"):
-            self._mixer._check_reach(self._furthest)
-            x = x + self._told(buffer.counts[0]).to(x.dtype)
-        buffer.make_room()
-        q = cpu.append(
-            linear(x, self._qkv),
-            buffer.k,
-            buffer.v,
-            buffer.counts,
-            heads=config.heads,
-            rotary_base=config.rotary_base if config.positions == "rotary" else 0.0,
-        )
-        y = cpu.attend_step(
-            q, buffer.k, buffer.v, causal=False, window=inf, q_start=None, k_lengths=buffer.counts[2]
-        )
-        return linear(y.flatten(1), self._out)
+    def record(self, tape: Tape, x: Tensor, add: Tensor | None) -> Tensor:
+        """See `RecordedRun.record`."""
+        mixer, config, cache = self._mixer, self._mixer.config, self._cache
+        batch, width = x.shape
+        if config.positions == "learned":
+            told = tape.buffer("told", batch, width, dtype=x.dtype)
+            x = tape.add_position(x, mixer.position_embedding, cache.position, told)
+        weight = mixer.qkv_proj.weight
+        qkv = tape.buffer("qkv", batch, len(weight), dtype=x.dtype)
+        linear_step.record(tape, x, weight, None, qkv)
+        base = config.rotary_base if config.positions == "rotary" else 0.0
+        y = cache.record(tape, qkv, config.heads, base)
+        out = tape.buffer("mixed", batch, width, dtype=x.dtype) if add is None else add
+        return linear_step.record(tape, y, mixer.out_proj.weight, add, out)
 
-    def _told(self, position: Tensor) -> Tensor:
-        """What positions (B,) add to x, (B, D)."""
-        if self._config.positions == "sinusoidal":
-            return sinusoid(position, self._config.width)
-        return self._mixer.position_embedding[position]
+    def room(self) -> float:
+        """See `RecordedRun.room`: columns that are free, positions that are learned."""
+        config = self._mixer.config
+        reach = config.max_positions - self._furthest if config.positions == "learned" else inf
+        return min(reach, inf if self._keep is not None else self._cache.k.shape[1] - self._filled)
 
-    def state(self) -> Any:
+    def advance(self, steps: int) -> None:
+        """See `RecordedRun.advance`."""
+        self._filled += steps
+        self._furthest += steps
+
+    def grow(self) -> None:
+        """See `RecordedRun.grow`. Raises ShapeError past the last learned position."""
+        self._mixer._check_reach(self._furthest + 1)
+        if self.room() == 0:
+            old, size = self._cache, self._filled
+            self._cache = Cache(old.k, old.v, old.position, old.count, size + max(_ROOM, size // 2))
+
+    def state(self) -> "AttentionState":
         """See `Run.state`."""
-        return self._state(*self._buffer.value())
+        cache = self._cache
+        n = _cache.held(cache.position, self._keep)
+        column = torch.arange(int(n.max()))
+        source = ((cache.count - n)[:, None] + column) % cache.k.shape[1]  # (B, S)
+        past = (column >= n[:, None])[:, :, None, None]
+        row = torch.arange(len(n))[:, None]
+        k, v = (x[row, source].masked_fill(past, 0) for x in (cache.k, cache.v))
+        return self._kind(k, v, cache.position.clone())

@@ -13,7 +13,6 @@ from quatrain.config.check import check
 from quatrain.errors import ShapeError, StateError
 from quatrain.kernels import attention
 from quatrain.kernels._batch import mask, pack, unpack
-from quatrain.kernels.attention import cpu
 from quatrain.mixers import _cache
 from quatrain.mixers._attention_run import AttentionRun
 from quatrain.mixers._base import Causal, Layout
@@ -128,10 +127,7 @@ class Attention(Causal[AttentionState]):
         return super().initial_state(batch)
 
     def run(self, state: AttentionState) -> Run[AttentionState]:
-        like = self._like
-        if like.device.type == "cpu" and state.k.dtype == like.dtype and cpu.available(like.dtype):
-            return AttentionRun(self, state)
-        return super().run(state)
+        return AttentionRun(self, state) if AttentionRun.fits(self, state) else super().run(state)
 
     def _forward(
         self,

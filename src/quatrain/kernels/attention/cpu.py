@@ -1,7 +1,5 @@
 """Attention of one query per sequence by the C++ core: keys and values are read once, in order."""
 
-from collections.abc import Callable
-from functools import cache
 from math import inf
 from struct import Struct
 
@@ -10,75 +8,58 @@ from torch import Tensor
 
 from quatrain.kernels import _core
 from quatrain.kernels._autograd import recomputed, recorded
+from quatrain.kernels._core.tape import Tape, lined
 from quatrain.kernels._op import Arguments
 from quatrain.kernels.attention import sdpa
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_CODES = {torch.float32: 1, torch.bfloat16: 3}
 _pack = Struct("6P17qd").pack
-_pack_append = Struct("5P6qd").pack
-
-
-@cache
-def _entry() -> Callable[[bytes], None] | None:
-    return _core.entry("qt_attention_step")
-
-
-@cache
-def _append_entry() -> Callable[[bytes], None] | None:
-    return _core.entry("qt_attention_append")
+_pack_append = Struct("7P6qd").pack
 
 
 def available(dtype: torch.dtype) -> bool:
     """Whether the core is there and takes this dtype."""
-    return _entry() is not None and dtype in _DTYPES
+    return _core.missing() is None and dtype in _CODES
 
 
-def attend_step(
+def _arguments(
     q: Tensor,  # (B, H, K)
     k: Tensor,  # (B, S, G, K)
     v: Tensor,
-    *,
+    y: Tensor,  # (B, H, K), dense
     causal: bool,
     window: float,
     q_start: Tensor | None,  # (B,) int64
     k_lengths: Tensor | None,
-) -> Tensor:
-    """``attention`` of one query per row; nothing is checked. The last dimension of each must be dense."""
-    entry = _entry()
-    assert entry is not None
-    y = torch.empty(q.shape, dtype=q.dtype)
-    entry(
-        _pack(
-            q.data_ptr(),
-            k.data_ptr(),
-            v.data_ptr(),
-            y.data_ptr(),
-            0 if q_start is None else q_start.data_ptr(),
-            0 if k_lengths is None else k_lengths.data_ptr(),
-            _DTYPES[q.dtype],
-            *q.shape[:2],
-            *k.shape[2:],
-            k.shape[1],
-            0 if window == inf else int(window),
-            causal,
-            *q.stride()[:2],
-            *k.stride()[:3],
-            *v.stride()[:3],
-            torch.get_num_threads(),
-            q.shape[2] ** -0.5,
-        )
+) -> bytes:
+    return _pack(
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        y.data_ptr(),
+        0 if q_start is None else q_start.data_ptr(),
+        0 if k_lengths is None else k_lengths.data_ptr(),
+        _CODES[q.dtype],
+        *q.shape,
+        *k.shape[1:3],
+        0 if window == inf else int(window),
+        causal,
+        *q.stride()[:2],
+        *k.stride()[:3],
+        *v.stride()[:3],
+        torch.get_num_threads(),
+        q.shape[2] ** -0.5,
     )
-    return y
 
 
 def why_not(arguments: Arguments) -> str | None:
     """Why the core cannot or should not do it."""
     q = arguments["q"]
-    if _entry() is None:
-        return _core.missing()
+    if (reason := _core.missing()) is not None:
+        return reason
     if q.device.type != "cpu":
         return f"device {q.device.type}: runs on the CPU"
-    if q.dtype not in _DTYPES:
+    if q.dtype not in _CODES:
         return f"dtype {q.dtype}: takes float32 and bfloat16"
     if q.shape[1] != 1:
         return f"T = {q.shape[1]}: takes one query per sequence"
@@ -104,8 +85,9 @@ def attend(
     start, lengths = (None if x is None else x.to(torch.int64).contiguous() for x in (q_start, k_lengths))
 
     def fast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
-        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        y = attend_step(q[:, 0], k, v, causal=causal, window=window, q_start=start, k_lengths=lengths)
+        q, k, v = lined(q[:, 0]), lined(k), lined(v)
+        y = torch.empty(q.shape, dtype=q.dtype)
+        _core.function("qt_attention_step")(_arguments(q, k, v, y, causal, window, start, lengths))
         return (y[:, None],)
 
     def slow(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
@@ -117,38 +99,56 @@ def attend(
     return y
 
 
-def append(
-    qkv: Tensor,  # (B, (H + 2 G) K)
-    k: Tensor,  # (B, C, G, K) dense
-    v: Tensor,
-    counts: Tensor,  # (3, B) int64
-    *,
-    heads: int,
-    rotary_base: float,
-) -> Tensor:
-    """Write each row's key and value into column ``counts[1] % C`` and return its query (B, H, K).
+class Cache:
+    """Keys and values of a batch in columns 0 .. C - 1; with a ``keep``, of the last tokens in a ring.
 
-    Query and key are turned by position ``counts[0]`` unless ``rotary_base`` is 0. Afterwards ``counts`` are
-    those of the next token: position, tokens written, and columns of the row that hold one.
+    Row b has written ``count_b`` tokens, the next one goes to column ``count_b % C``. Keys are turned already,
+    so their order in a ring does not matter.
+
+    Attributes:
+        k, v: (B, C, G, K), dense.
+        position: (B,) int64, of the next token.
+        count: (B,) int64, tokens written.
+        held: (B,) int64, columns that hold one.
     """
-    entry = _append_entry()
-    assert entry is not None
-    batch, size, groups, width = k.shape
-    q = torch.empty(batch, heads, width, dtype=qkv.dtype)
-    entry(
-        _pack_append(
+
+    def __init__(self, k: Tensor, v: Tensor, position: Tensor, count: Tensor, columns: int) -> None:
+        batch, filled, groups, width = k.shape
+        self.k, self.v = (x.new_empty(batch, columns, groups, width) for x in (k, v))
+        self.k[:, :filled], self.v[:, :filled] = k, v
+        self.position, self.count, self.held = position.clone(), count.clone(), count.clone()
+
+    def append_arguments(self, qkv: Tensor, q: Tensor, rotary_base: float) -> bytes:
+        """Of ``qt_attention_append``: each row's key and value go to their column, its query to q (B, H, K).
+
+        Query and key are turned by ``position`` unless ``rotary_base`` is 0. Afterwards ``position``,
+        ``count`` and ``held`` are those of the next token. qkv (B, (H + 2 G) K) is dense.
+        """
+        batch, columns, groups, width = self.k.shape
+        return _pack_append(
             qkv.data_ptr(),
-            k.data_ptr(),
-            v.data_ptr(),
+            self.k.data_ptr(),
+            self.v.data_ptr(),
             q.data_ptr(),
-            counts.data_ptr(),
-            _DTYPES[qkv.dtype],
+            self.position.data_ptr(),
+            self.count.data_ptr(),
+            self.held.data_ptr(),
+            _CODES[qkv.dtype],
             batch,
-            heads,
+            q.shape[1],
             groups,
             width,
-            size,
+            columns,
             rotary_base,
         )
-    )
-    return q
+
+    def record(self, tape: Tape, qkv: Tensor, heads: int, rotary_base: float) -> Tensor:
+        """Record one step of attention: projections qkv (B, (H + 2 G) K) to values (B, H K)."""
+        batch, width = len(qkv), self.k.shape[3]
+        q = tape.buffer("query", batch, heads, width, dtype=qkv.dtype)
+        y = tape.buffer("attention", batch, heads, width, dtype=qkv.dtype)
+        kept = (self.k, self.v, self.position, self.count, self.held)
+        tape.add("qt_attention_append", self.append_arguments(qkv, q, rotary_base), qkv, q, *kept)
+        attend = _arguments(q, self.k, self.v, y, False, inf, None, self.held)
+        tape.add("qt_attention_step", attend, q, y, *kept)
+        return y.view(batch, -1)
