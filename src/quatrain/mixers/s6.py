@@ -13,6 +13,8 @@ from quatrain.mixers._check import boolean, one_of, positive_int
 from quatrain.mixers._init import step_sizes_, uniform_
 from quatrain.kernels.linear_step import linear
 from quatrain.mixers._mamba_block import MambaBlock, check_block
+from quatrain.mixers._mamba_run import S6Run
+from quatrain.mixers._run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,9 @@ class S6(MambaBlock[S6State]):
         """R, the rank of the step size's projection."""
         rank = self.config.dt_rank
         return -(-self.config.width // 16) if isinstance(rank, str) else rank
+
+    def run(self, state: S6State) -> Run[S6State]:
+        return S6Run(self, state) if S6Run.fits(self, state) else super().run(state)
 
     def _ssm(
         self,
