@@ -28,12 +28,16 @@ class Decoder:
 
     def __init__(self, model: LanguageModel, state: State) -> None:
         self._model = model
+        self._state: State | None = None
+        self._record: _Record | None = None
+        if type(model).step is not LanguageModel.step:  # a subclass knows better
+            self._state = state
+            return
         blocks = model.backbone.blocks
         with torch.no_grad():
             self._runs = [block.mixer.run(before) for block, before in zip(blocks, state, strict=True)]
         self._layers = [_layer(block, run) for block, run in zip(blocks, self._runs, strict=True)]
         self._norm = _norm(model.backbone.norm)
-        self._record: _Record | None = None
         recorded = [run for run in self._runs if isinstance(run, RecordedRun)]
         weights = [weight.detach() for weight in model.parameters() if weight.ndim == 2]
         if len(recorded) == len(blocks) and linear_step.recordable(len(state[0][0]), *weights):
@@ -44,6 +48,9 @@ class Decoder:
         with torch.no_grad():
             if self._record is not None:
                 return self._record(token)
+            if self._state is not None:
+                logits, self._state = self._model.step(token, self._state)
+                return logits
             x = F.embedding(token, self._model.embedding.weight)
             for layer in self._layers:
                 x = layer(x)
@@ -51,7 +58,7 @@ class Decoder:
 
     def state(self) -> State:
         """The state after the last token, as a value: later tokens do not change it."""
-        return tuple(run.state() for run in self._runs)
+        return tuple(run.state() for run in self._runs) if self._state is None else self._state
 
 
 class _Record:
