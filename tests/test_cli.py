@@ -97,7 +97,7 @@ def test_every_wrong_key_is_listed_with_a_suggestion(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--mixer", "lstmm"], "'lstmm' is none of rnn, lstm, attention, s6, s4d"),
+        (["--mixer", "lstmm"], "'lstmm' is none of rnn, lstm, gru, attention, s6, s4d"),
         (["--mixer", "lstm", "--model.pattern", "rnn"], "contradicts mixer = 'lstm'"),
         (["--train.sequence", "0"], "train.sequence = 0: must be at least 1"),
         (["--train.sequence", "100"], "train.batch_tokens = 4096: must be a multiple of train.sequence"),

@@ -373,7 +373,7 @@ def test_everything_wrong_is_said_at_once(capsys):
     for line in (
         "--budget = '10': must be a time with its unit, such as 90s, 10m or 1h",
         "--params = 'many': must be a number such as 250K, 1M or 1000000",
-        "mixers = 'lstmm': must be one of rnn, lstm, attention, s6, s4d (did you mean lstm?)",
+        "mixers = 'lstmm': must be one of rnn, lstm, gru, attention, s6, s4d (did you mean lstm?)",
         "--learning-rates = 'fast': must be numbers with commas between them",
         "seeds = 0: must be at least 1",
         "contexts = [5, 3]: must be positive and rise",

@@ -18,6 +18,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rnn": {},
     "rnn relu identity": {"nonlinearity": "relu", "recurrent_init": "identity"},
     "lstm": {},
+    "gru": {},
+    "gru before": {"reset": "before"},
     "attention": {},
     "attention grouped": {"kv_heads": 2},
     "attention window": {"window": 4, "kv_heads": 1},

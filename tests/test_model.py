@@ -292,7 +292,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits() -> None:
 # -- dtypes
 
 
-@pytest.mark.parametrize("shape", ["rnn", "lstm", "attention", "s6", "hybrid"])
+@pytest.mark.parametrize("shape", ["rnn", "lstm", "gru", "attention", "s6", "hybrid"])
 def test_autocast_trains_float32_weights(shape: str) -> None:
     model, x, y = make(shape, torch.float32).train(), tokens(2, 6), tokens(2, 6, seed=3)
     wanted, _ = model.loss(x, y)

@@ -67,6 +67,12 @@ WRONG = [
         "weight: shape (16, 3): must be (4D = 16, D = 4)",
     ),
     ("lstm_scan", "c0", torch.zeros(2, 5), StateError, "c0: shape (2, 5): must be (B = 2, D = 4)"),
+    ("gru_scan", "x", torch.zeros(2, 6, 16), ShapeError, "x: shape (2, 6, 16): must have a last size"),
+    ("gru_scan", "weight", torch.zeros(12, 3), ShapeError, "weight: shape (12, 3): must be (3D = 12, D = 4)"),
+    ("gru_scan", "bias", torch.zeros(12), ShapeError, "bias: shape (12,): must be (D = 4)"),
+    ("gru_scan", "h0", torch.zeros(2, 5), StateError, "h0: shape (2, 5): must be (B = 2, D = 4)"),
+    ("gru_scan", "reset", "both", ShapeError, "reset = 'both': must be one of after, before"),
+    ("gru_scan", "reset", "before", ShapeError, "bias: given with reset = 'before': must be part of x there"),
     ("s6_scan", "u", torch.zeros(2, 0, 4), ShapeError, "u: shape (2, 0, 4): T = 0"),
     (
         "s6_scan",
@@ -158,7 +164,7 @@ def test_an_unknown_implementation_is_refused_with_the_known_ones(name):
     ],
 )
 def test_wrong_cu_seqlens(cu_seqlens, rule):
-    for name in ("rnn_scan", "lstm_scan", "s6_scan", "causal_conv", "lti_conv"):
+    for name in ("rnn_scan", "lstm_scan", "gru_scan", "s6_scan", "causal_conv", "lti_conv"):
         arguments = {
             n: x[:1] if isinstance(x, torch.Tensor) and x.ndim == 3 and len(x) == 2 else x
             for n, x in good(name).items()

@@ -5,6 +5,8 @@ from quatrain.kernels.attention import OP as _ATTENTION
 from quatrain.kernels.attention import attention
 from quatrain.kernels.causal_conv import OP as _CAUSAL_CONV
 from quatrain.kernels.causal_conv import causal_conv
+from quatrain.kernels.gru_scan import OP as _GRU_SCAN
+from quatrain.kernels.gru_scan import gru_scan
 from quatrain.kernels.linear_step import OP as _LINEAR_STEP
 from quatrain.kernels.linear_step import linear_step
 from quatrain.kernels.lstm_scan import OP as _LSTM_SCAN
@@ -25,6 +27,7 @@ OPS: dict[str, Op] = {
     for op in (
         _RNN_SCAN,
         _LSTM_SCAN,
+        _GRU_SCAN,
         _S6_SCAN,
         _S6_STEP,
         _CAUSAL_CONV,
@@ -42,6 +45,7 @@ __all__ = [
     "Op",
     "attention",
     "causal_conv",
+    "gru_scan",
     "linear_step",
     "lstm_scan",
     "lti_conv",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MIXERS = {
     "rnn": "rnn:RNN",
     "lstm": "lstm:LSTM",
+    "gru": "gru:GRU",
     "attention": "attention:Attention",
     "s6": "s6:S6",
     "s4d": "s4d:S4D",
