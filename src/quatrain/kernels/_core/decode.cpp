@@ -29,6 +29,25 @@ struct Gate {
     int64_t dtype, count;
 };
 
+struct Copy {
+    const void* source;
+    void* target;
+    int64_t bytes;
+};
+struct Sum {
+    const void* x;
+    void* into;
+    int64_t dtype, count;
+};
+
+template <class T> void add(const Sum& a) {
+    const T* x = static_cast<const T*>(a.x);
+    T* into = static_cast<T*>(a.into);
+    int64_t i = 0;
+    for (; i + W <= a.count; i += W) store(into + i, load(into + i) + load(x + i));
+    if (i < a.count) store(into + i, load(into + i, a.count - i) + load(x + i, a.count - i), a.count - i);
+}
+
 template <class T> void gated(const Gate& a) {
     const T *gate = static_cast<const T*>(a.gate), *up = static_cast<const T*>(a.up);
     T* y = static_cast<T*>(a.y);
@@ -57,6 +76,20 @@ QT_EXPORT int qt_tape(const int64_t* arguments) {
     const Tape& tape = *reinterpret_cast<const Tape*>(arguments);
     for (int64_t i = 0; i < tape.count; ++i)
         if (const int code = tape.call[i].function(tape.call[i].arguments)) return code;
+    return 0;
+}
+
+QT_EXPORT int qt_copy(const int64_t* arguments) {
+    const Copy& a = *reinterpret_cast<const Copy*>(arguments);
+    std::memcpy(a.target, a.source, a.bytes);
+    return 0;
+}
+
+QT_EXPORT int qt_sum(const int64_t* arguments) {
+    const Sum& a = *reinterpret_cast<const Sum*>(arguments);
+    if (a.dtype == QT_F32) add<float>(a);
+    else if (a.dtype == QT_BF16) add<bf16>(a);
+    else return 1;
     return 0;
 }
 

@@ -62,6 +62,18 @@ class Tape:
         self.add("qt_silu_gate", array("q", row).tobytes(), gate, up, y)
         return y
 
+    def copy(self, source: Tensor, target: Tensor) -> Tensor:
+        """Record ``target = source``, both dense and alike. Returns target."""
+        row = (source.data_ptr(), target.data_ptr(), source.numel() * source.element_size())
+        self.add("qt_copy", array("q", row).tobytes(), source, target)
+        return target
+
+    def sum(self, x: Tensor, into: Tensor) -> Tensor:
+        """Record ``into += x``, both dense and of one shape. Returns into."""
+        row = (x.data_ptr(), into.data_ptr(), _core.DTYPES[x.dtype], x.numel())
+        self.add("qt_sum", array("q", row).tobytes(), x, into)
+        return into
+
     def run(self) -> None:
         """Make the calls in their order."""
         code = _core.function("qt_tape")(self._row.buffer_info()[0])
