@@ -1,6 +1,7 @@
 """A language model that reads one token after the other, with memory of its own."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ class Decoder:
 class _Record:
     """The whole model as one tape, recorded again when a mixer's memory has to grow."""
 
-    def __init__(self, model: LanguageModel, runs: Sequence[RecordedRun[State]], batch: int) -> None:
+    def __init__(self, model: LanguageModel, runs: Sequence[RecordedRun[Any]], batch: int) -> None:
         self._model, self._runs = model, runs
         self._token = torch.zeros(batch, dtype=torch.int64)
         self._left: float = 0
@@ -115,7 +116,7 @@ def _write_mlp(tape: Tape, mlp: GatedMLP, x: Tensor, add: Tensor) -> Tensor:
     return linear_step.record(tape, tape.silu_gate(gate, up, gate), mlp.down.weight, add, add)
 
 
-def _layer(block: Block, mix: Run[State]) -> Map:
+def _layer(block: Block, mix: Run[Any]) -> Map:
     if block.norm is None:
         return mix
     norm = _norm(block.norm)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from quatrain.config.check import check
 from quatrain.kernels import causal_conv
+from quatrain.kernels.linear_step import linear
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import positive, positive_int
 from quatrain.mixers._init import uniform_
-from quatrain.kernels.linear_step import linear
 from quatrain.mixers._run import Run
 
 # NamedTuple(h, conv): the state-space model's state (B, E, N), float32 or wider, and the convolution's last

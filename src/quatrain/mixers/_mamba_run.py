@@ -51,7 +51,7 @@ class S6Run(RecordedRun["S6State"]):
         both = linear(x, mixer.in_proj.weight, "in_proj")
         u = self._record_convolve(tape, both)
         selected = linear(u, mixer.x_proj.weight, "x_proj")
-        low, b, c = selected.split((mixer.dt_rank, state, state), dim=1)
+        low, b, c = selected.split_with_sizes((mixer.dt_rank, state, state), 1)
         delta = linear(low, mixer.dt_proj.weight, "dt_proj")
         y = self._record_select(tape, u, delta, b, c, both[:, inner:])
         return linear(y, mixer.out_proj.weight, "mixed", add)

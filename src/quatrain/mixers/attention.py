@@ -17,8 +17,8 @@ from quatrain.mixers import _cache
 from quatrain.mixers._attention_run import AttentionRun
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import boolean, one_of, positive, positive_int
-from quatrain.mixers._run import Run
 from quatrain.mixers._positions import angles, rotate, sinusoid
+from quatrain.mixers._run import Run
 
 _POSITIONS = ("rotary", "none", "sinusoidal", "learned")
 

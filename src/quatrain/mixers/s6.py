@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quatrain.kernels import s6_scan, s6_step
+from quatrain.kernels.linear_step import linear
 from quatrain.mixers._check import boolean, one_of, positive_int
 from quatrain.mixers._init import step_sizes_, uniform_
-from quatrain.kernels.linear_step import linear
 from quatrain.mixers._mamba_block import MambaBlock, check_block
 from quatrain.mixers._mamba_run import S6Run
 from quatrain.mixers._run import Run
@@ -134,7 +134,7 @@ class S6(MambaBlock[S6State]):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Step size before bias and softplus (..., E), b and c (..., N): all of them from the input."""
         state = self.config.state
-        low, b, c = product(u, self.x_proj.weight).split((self.dt_rank, state, state), dim=-1)
+        low, b, c = product(u, self.x_proj.weight).split_with_sizes((self.dt_rank, state, state), -1)
         return product(low, self.dt_proj.weight), b, c
 
     def _system(self) -> Tensor:

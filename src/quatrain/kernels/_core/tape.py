@@ -81,6 +81,13 @@ class Tape:
             raise RuntimeError(f"the core refused the arguments of a recorded call (code {code})")
 
 
+def call(name: str, arguments: bytes) -> None:
+    """One call that is not recorded."""
+    code = _core.function(name)(arguments)  # type: ignore[arg-type]  # ctypes takes the address of bytes
+    if code:
+        raise RuntimeError(f"{name}: the core refused its arguments (code {code})")
+
+
 def lined(x: Tensor) -> Tensor:
     """x, or a copy of it, whose last dimension has stride 1 (also where torch calls size 1 contiguous)."""
     return x if x.stride(-1) == 1 else x.clone(memory_format=torch.contiguous_format)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quatrain.kernels import _core
 from quatrain.kernels._autograd import recomputed, recorded
-from quatrain.kernels._core.tape import Tape, lined
+from quatrain.kernels._core.tape import Tape, call, lined
 from quatrain.kernels._op import Arguments
 from quatrain.kernels.attention import sdpa
 
@@ -55,8 +55,9 @@ def _arguments(
 def why_not(arguments: Arguments) -> str | None:
     """Why the core cannot or should not do it."""
     q = arguments["q"]
-    if (reason := _core.missing()) is not None:
-        return reason
+    missing: str | None = _core.missing()
+    if missing is not None:
+        return missing
     if q.device.type != "cpu":
         return f"device {q.device.type}: runs on the CPU"
     if q.dtype not in _CODES:
@@ -87,7 +88,7 @@ def attend(
     def fast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
         q, k, v = lined(q[:, 0]), lined(k), lined(v)
         y = torch.empty(q.shape, dtype=q.dtype)
-        _core.function("qt_attention_step")(_arguments(q, k, v, y, causal, window, start, lengths))
+        call("qt_attention_step", _arguments(q, k, v, y, causal, window, start, lengths))
         return (y[:, None],)
 
     def slow(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
@@ -102,8 +103,8 @@ def attend(
 class Cache:
     """Keys and values of a batch in columns 0 .. C - 1; with a ``keep``, of the last tokens in a ring.
 
-    Row b has written ``count_b`` tokens, the next one goes to column ``count_b % C``. Keys are turned already,
-    so their order in a ring does not matter.
+    Row b has written ``count_b`` tokens, the next one goes to column ``count_b % C``. Keys are turned
+    already, so their order in a ring does not matter.
 
     Attributes:
         k, v: (B, C, G, K), dense.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quatrain.kernels import _core
 from quatrain.kernels._autograd import recomputed, recorded
-from quatrain.kernels._core.tape import Tape, lined
+from quatrain.kernels._core.tape import Tape, call, lined
 from quatrain.kernels._op import Arguments
 from quatrain.kernels.linear_step.product import multiply
 
@@ -61,7 +61,7 @@ def quick(x: Tensor, weight: Tensor, add: Tensor | None) -> Tensor | None:
     ):
         return None
     y = torch.empty(shape[0], rows, dtype=dtype)
-    _core.function("qt_linear_step")(_arguments(x, weight, add, y))
+    call("qt_linear_step", _arguments(x, weight, add, y))
     return y
 
 
@@ -85,8 +85,9 @@ def record(tape: Tape, x: Tensor, weight: Tensor, add: Tensor | None, y: Tensor)
 def why_not(arguments: Arguments) -> str | None:
     """Why the core cannot or should not do it."""
     x = arguments["x"]
-    if (reason := _core.missing()) is not None:
-        return reason
+    missing: str | None = _core.missing()
+    if missing is not None:
+        return missing
     if x.device.type != "cpu":
         return f"device {x.device.type}: runs on the CPU"
     if x.dtype not in _CODES:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quatrain.kernels import _core
 from quatrain.kernels._autograd import recomputed, recorded
-from quatrain.kernels._core.tape import Tape
+from quatrain.kernels._core.tape import Tape, call
 from quatrain.kernels._op import Arguments
 from quatrain.kernels.rms_norm.torch_norm import normalise
 
@@ -46,7 +46,7 @@ def quick(x: Tensor, weight: Tensor, eps: float) -> Tensor | None:
     ):
         return None
     y = torch.empty_like(x)
-    _core.function("qt_rms_norm")(_arguments(x, weight, y, eps))
+    call("qt_rms_norm", _arguments(x, weight, y, eps))
     return y
 
 
@@ -59,8 +59,9 @@ def record(tape: Tape, x: Tensor, weight: Tensor, eps: float, y: Tensor) -> Tens
 def why_not(arguments: Arguments) -> str | None:
     """Why the core cannot or should not do it."""
     x = arguments["x"]
-    if (reason := _core.missing()) is not None:
-        return reason
+    missing: str | None = _core.missing()
+    if missing is not None:
+        return missing
     if x.device.type != "cpu":
         return f"device {x.device.type}: runs on the CPU"
     if x.dtype not in _CODES:
