@@ -34,14 +34,14 @@ class _Recomputed(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         wants = ctx.needs_input_grad[2:]
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(cotangents[0].device.type, enabled=False):
             leaves = [
                 None if x is None else x.detach().requires_grad_(want)
                 for x, want in zip(ctx.saved_tensors, wants, strict=True)
             ]
             results = ctx.slow(*leaves)
-        wanted = [x for x in leaves if x is not None and x.requires_grad]
-        grads = iter(torch.autograd.grad(results, wanted, cotangents))
+            wanted = [x for x in leaves if x is not None and x.requires_grad]
+            grads = iter(torch.autograd.grad(results, wanted, cotangents))
         return None, None, *(next(grads) if want else None for want in wants)
 
 
