@@ -13,7 +13,10 @@ struct Arguments {
     void* y;
     int64_t dtype, B, M, K, x_row, w_row, add_row, y_row, threads;
 };
-constexpr int AHEAD = 8;               // rows that are fetched in advance
+#ifndef QT_AHEAD
+#define QT_AHEAD 2048
+#endif
+constexpr int64_t AHEAD = QT_AHEAD;        // bytes of each row that are fetched in advance
 constexpr int64_t ALONE = 1 << 15;     // bytes of W below which one thread is faster than two
 constexpr int64_t PIECE = 1 << 19;     // bytes of W that a thread takes at a time: a late one then holds nobody up long
 
@@ -25,14 +28,29 @@ QT_INLINE void halves(const bf16* p, F& even, F& odd) {
     odd = (F)(both & 0xffff0000u);
 }
 
+// Where to fetch from while column k is multiplied: so far ahead in the same rows, and past their end in the next ones.
+template <class T> struct Ahead {
+    const T *here, *next;
+    int64_t turn;
+    Ahead(const T* w, int64_t w_row, int64_t K, int64_t rows, int64_t left) {
+        const int64_t far = AHEAD / int64_t(sizeof(T)), blocks = far / K;
+        turn = K - far % K;
+        here = w + (blocks <= left ? blocks : 0) * rows * w_row + far % K;
+        next = w + (blocks < left ? blocks + 1 : 0) * rows * w_row + far % K - K;
+        if (blocks >= left) next += K;  // nothing is left to fetch: anything that is there
+    }
+    const T* operator()(int64_t k) const { return (k < turn ? here : next) + k; }
+};
+
 template <int R, int B> QT_INLINE void multiply(const float* x, int64_t x_row, const float* w, int64_t w_row, int64_t K,
-                                                const float* next, F (&y)[R][B]) {
+                                                const Ahead<float>& ahead, F (&y)[R][B]) {
     int64_t k = 0;
     for (; k + W <= K; k += W) {
+        const float* next = ahead(k);
         F v[B];
         for (int b = 0; b < B; ++b) v[b] = load(x + b * x_row + k);
         for (int r = 0; r < R; ++r) {
-            __builtin_prefetch(next + r * w_row + k);
+            __builtin_prefetch(next + r * w_row);
             const F row = load(w + r * w_row + k);
             for (int b = 0; b < B; ++b) y[r][b] += row * v[b];
         }
@@ -46,11 +64,12 @@ template <int R, int B> QT_INLINE void multiply(const float* x, int64_t x_row, c
 
 // x holds what `halves` made of the vectors, padded with 0.
 template <int R, int B> QT_INLINE void multiply(const float* x, int64_t x_row, const bf16* w, int64_t w_row, int64_t K,
-                                                const bf16* next, F (&y)[R][B]) {
+                                                const Ahead<bf16>& ahead, F (&y)[R][B]) {
     int64_t k = 0;
     for (; k + 2 * W <= K; k += 2 * W) {
+        const bf16* next = ahead(k);
         for (int r = 0; r < R; ++r) {
-            if (2 * W * sizeof(bf16) == 64 || k % 32 == 0) __builtin_prefetch(next + r * w_row + k);
+            __builtin_prefetch(next + r * w_row);
             F even, odd;
             halves(w + r * w_row + k, even, odd);
             for (int b = 0; b < B; ++b) {
@@ -70,10 +89,10 @@ template <int R, int B> QT_INLINE void multiply(const float* x, int64_t x_row, c
 }
 
 template <class T, int R, int B> QT_INLINE void block(const Arguments& a, const float* x, int64_t x_row, int64_t m,
-                                                      int64_t ahead) {
+                                                      int64_t end) {
     F y[R][B] = {};
     const T* w = static_cast<const T*>(a.w) + m * a.w_row;
-    multiply<R, B>(x, x_row, w, a.w_row, a.K, w + ahead * a.w_row, y);
+    multiply<R, B>(x, x_row, w, a.w_row, a.K, Ahead<T>(w, a.w_row, a.K, R, (end - m) / R - 1), y);
     for (int r = 0; r < R; ++r) {
         for (int b = 0; b < B; ++b) {
             float one = sum(y[r][b]);
@@ -85,8 +104,8 @@ template <class T, int R, int B> QT_INLINE void block(const Arguments& a, const 
 
 template <class T, int B> void span(const Arguments& a, const float* x, int64_t x_row, int64_t m, int64_t end) {
     constexpr int R = W == 16 ? (B <= 6 ? 4 : 2) : (B <= 2 ? 4 : B <= 4 ? 2 : 1);  // as registers allow
-    for (; m + R <= end; m += R) block<T, R, B>(a, x, x_row, m, m + AHEAD + R <= a.M ? AHEAD : 0);
-    for (; m < end; ++m) block<T, 1, B>(a, x, x_row, m, 0);
+    for (; m + R <= end; m += R) block<T, R, B>(a, x, x_row, m, end);
+    for (; m < end; ++m) block<T, 1, B>(a, x, x_row, m, end);
 }
 
 template <class T> void rows(const Arguments& a, const float* x, int64_t x_row, int64_t m, int64_t end) {
