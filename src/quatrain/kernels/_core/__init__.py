@@ -117,6 +117,13 @@ def run(name: str, values: list[int]) -> None:
         raise RuntimeError(f"{name}: the core refused its arguments (code {code})")
 
 
+def sizes(name: str, values: list[int], places: tuple[int, ...]) -> tuple[int, ...]:
+    """Call an entry point that fills some of its arguments in, and return those at ``places``."""
+    packed = array("q", values)
+    function(name)(packed.buffer_info()[0])
+    return tuple(packed[i] for i in places)
+
+
 def threads() -> int:
     """How many threads torch would use; one in a forked child, where OpenMP's threads are gone."""
     return torch.get_num_threads() if os.getpid() == _process else 1
