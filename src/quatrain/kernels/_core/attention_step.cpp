@@ -30,8 +30,6 @@ struct Piece {
         : q(memory), values(q + H * padded(K)), top(values + H * padded(K)), total(top + H) {}
 };
 
-template <class T> QT_INLINE F part(const T* p, int64_t left) { return left >= W ? load(p) : load(p, left); }
-
 // score_j = q k_j for n keys, several at once so that their sums overlap.
 template <class T> QT_INLINE void scores(const float* q, const T* k, int64_t k_key, int64_t K, int n, float* score) {
     int j = 0;
@@ -39,16 +37,16 @@ template <class T> QT_INLINE void scores(const float* q, const T* k, int64_t k_k
         F s0{}, s1{}, s2{}, s3{};
         for (int64_t i = 0; i < K; i += W) {
             const F x = load(q + i);
-            s0 += x * part(k + i, K - i);
-            s1 += x * part(k + k_key + i, K - i);
-            s2 += x * part(k + 2 * k_key + i, K - i);
-            s3 += x * part(k + 3 * k_key + i, K - i);
+            s0 += x * load(k + i, K - i);
+            s1 += x * load(k + k_key + i, K - i);
+            s2 += x * load(k + 2 * k_key + i, K - i);
+            s3 += x * load(k + 3 * k_key + i, K - i);
         }
         score[j] = sum(s0), score[j + 1] = sum(s1), score[j + 2] = sum(s2), score[j + 3] = sum(s3);
     }
     for (; j < n; ++j, k += k_key) {
         F s{};
-        for (int64_t i = 0; i < K; i += W) s += load(q + i) * part(k + i, K - i);
+        for (int64_t i = 0; i < K; i += W) s += load(q + i) * load(k + i, K - i);
         score[j] = sum(s);
     }
 }
@@ -97,10 +95,10 @@ template <class T> void attend(const Attention& a, int64_t b, int64_t from, int6
                 F even = load(y + i) * keep, odd{};
                 int j = 0;
                 for (; j + 2 <= n; j += 2) {
-                    even += part(v + j * a.v_key + i, a.K - i) * weight[j];
-                    odd += part(v + (j + 1) * a.v_key + i, a.K - i) * weight[j + 1];
+                    even += load(v + j * a.v_key + i, a.K - i) * weight[j];
+                    odd += load(v + (j + 1) * a.v_key + i, a.K - i) * weight[j + 1];
                 }
-                if (j < n) even += part(v + j * a.v_key + i, a.K - i) * weight[j];
+                if (j < n) even += load(v + j * a.v_key + i, a.K - i) * weight[j];
                 store(y + i, even + odd);
             }
         }
@@ -122,7 +120,7 @@ template <class T> void merge(const Attention& a, int64_t b, float* memory, int6
             total += weight * piece.total[h];
             for (int64_t j = 0; j < a.K; ++j) sum[j] += weight * piece.values[h * width + j];
         }
-        for (int64_t j = 0; j < a.K; ++j) put(y + j, total == 0 ? 0.f : sum[j] / total);
+        for (int64_t j = 0; j < a.K; ++j) set(y + j, total == 0 ? 0.f : sum[j] / total);
     }
 }
 
@@ -157,8 +155,8 @@ struct Append {
 template <class T> void turn(const T* x, T* y, int64_t K, const float* cosine, const float* sine) {
     for (int64_t i = 0; i < K / 2; ++i) {
         const float first = get(x + i), second = get(x + K / 2 + i);
-        put(y + i, first * cosine[i] - second * sine[i]);
-        put(y + K / 2 + i, first * sine[i] + second * cosine[i]);
+        set(y + i, first * cosine[i] - second * sine[i]);
+        set(y + K / 2 + i, first * sine[i] + second * cosine[i]);
     }
 }
 

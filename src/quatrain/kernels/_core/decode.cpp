@@ -43,28 +43,22 @@ struct Sum {
 template <class T> void add(const Sum& a) {
     const T* x = static_cast<const T*>(a.x);
     T* into = static_cast<T*>(a.into);
-    int64_t i = 0;
-    for (; i + W <= a.count; i += W) store(into + i, load(into + i) + load(x + i));
-    if (i < a.count) store(into + i, load(into + i, a.count - i) + load(x + i, a.count - i), a.count - i);
+    for (int64_t i = 0; i < a.count; i += W)
+        store(into + i, load(into + i, a.count - i) + load(x + i, a.count - i), a.count - i);
 }
 
 template <class T> void gated(const Gate& a) {
     const T *gate = static_cast<const T*>(a.gate), *up = static_cast<const T*>(a.up);
     T* y = static_cast<T*>(a.y);
-    const auto one = [](F g, F u) {
-        const F e = exp(g < 0.f ? g : -g);  // of -|g|: never too large
-        return g * u * ((g < 0.f ? e : all(1)) / (1.f + e));
-    };
-    int64_t i = 0;
-    for (; i + W <= a.count; i += W) store(y + i, one(load(gate + i), load(up + i)));
-    if (i < a.count) store(y + i, one(load(gate + i, a.count - i), load(up + i, a.count - i)), a.count - i);
+    for (int64_t i = 0; i < a.count; i += W)
+        store(y + i, silu(load(gate + i, a.count - i)) * load(up + i, a.count - i), a.count - i);
 }
 
 template <class T> void told(const Told& a) {
     for (int64_t b = 0; b < a.B; ++b) {
         const int64_t at = a.position[b] < a.most ? a.position[b] : a.most - 1;
         const T *x = static_cast<const T*>(a.x) + b * a.D, *more = static_cast<const T*>(a.table) + at * a.D;
-        for (int64_t i = 0; i < a.D; ++i) put(static_cast<T*>(a.y) + b * a.D + i, get(x + i) + get(more + i));
+        for (int64_t i = 0; i < a.D; ++i) set(static_cast<T*>(a.y) + b * a.D + i, get(x + i) + get(more + i));
     }
 }
 

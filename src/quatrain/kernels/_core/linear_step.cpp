@@ -97,7 +97,7 @@ template <class T, int R, int B> QT_INLINE void block(const Arguments& a, const 
         for (int b = 0; b < B; ++b) {
             float one = sum(y[r][b]);
             if (a.add) one += get(static_cast<const T*>(a.add) + b * a.add_row + m + r);
-            put(static_cast<T*>(a.y) + b * a.y_row + m + r, one);
+            set(static_cast<T*>(a.y) + b * a.y_row + m + r, one);
         }
     }
 }

@@ -20,43 +20,20 @@ struct Select {
 };
 constexpr int64_t ALONE = 1 << 13;  // numbers of state below which one thread is faster than two
 
-QT_INLINE F silu(F x) {
-    const F e = exp(x < 0.f ? x : -x);  // of -|x|: never too large
-    return x * ((x < 0.f ? e : all(1)) / (1.f + e));
-}
-
-// log(1 + e^x) = max(x, 0) + 2 artanh(s), s = t / (2 + t) <= 1/3, t = e^-|x|.
-QT_INLINE F softplus(F x) {
-    const F t = exp(x < 0.f ? x : -x), s = t / (2.f + t), z = s * s;
-    F p = z * (2.f / 15) + 2.f / 13;
-    p = p * z + 2.f / 11;
-    p = p * z + 2.f / 9;
-    p = p * z + 2.f / 7;
-    p = p * z + 2.f / 5;
-    p = p * z + 2.f / 3;
-    return (x > 0.f ? x : x - x) + (p * z + 2.f) * s;  // x - x: 0, or NaN
-}
-
-template <class T> QT_INLINE F part(const T* p, int64_t left) { return left >= W ? load(p) : load(p, left); }
-template <class T> QT_INLINE void part(T* p, F x, int64_t left) {
-    if (left >= W) store(p, x);
-    else store(p, x, left);
-}
-
 template <class T> void convolve(const Convolve& a) {
     for (int64_t b = 0; b < a.B; ++b) {
         const T* x = static_cast<const T*>(a.x) + b * a.x_row;
         T* state = static_cast<T*>(a.state) + b * (a.taps - 1) * a.E;
         for (int64_t e = 0; e < a.E; e += W) {
             const int64_t left = a.E - e;
-            F sum = part(a.bias + e, left);
+            F sum = load(a.bias + e, left);
             for (int64_t j = 0; j + 1 < a.taps; ++j) {
-                sum += part(a.weight + j * a.E + e, left) * part(state + j * a.E + e, left);
+                sum += load(a.weight + j * a.E + e, left) * load(state + j * a.E + e, left);
                 const T* next = j + 2 < a.taps ? state + (j + 1) * a.E + e : x + e;
-                part(state + j * a.E + e, part(next, left), left);
+                store(state + j * a.E + e, load(next, left), left);
             }
-            sum += part(a.weight + (a.taps - 1) * a.E + e, left) * part(x + e, left);
-            part(static_cast<T*>(a.y) + b * a.E + e, silu(sum), left);
+            sum += load(a.weight + (a.taps - 1) * a.E + e, left) * load(x + e, left);
+            store(static_cast<T*>(a.y) + b * a.E + e, silu(sum), left);
         }
     }
 }
@@ -68,7 +45,7 @@ template <class T> void channels(const Select& a, int64_t b, int64_t from, int64
     for (int64_t e = from; e < to; e += W) {
         const int64_t left = to - e, count = left < W ? left : W;
         float dt[W], drive[W], y[W] = {};
-        const F step = softplus(part(delta + e, left) + part(a.bias + e, left)), x = part(u + e, left);
+        const F step = softplus(load(delta + e, left) + load(a.bias + e, left)), x = load(u + e, left);
         store(dt, step);
         store(drive, step * x);
         for (int64_t i = 0; i < count; ++i) {
@@ -77,14 +54,14 @@ template <class T> void channels(const Select& a, int64_t b, int64_t from, int64
             F sum_y{};
             for (int64_t n = 0; n < a.N; n += W) {
                 const int64_t rest = a.N - n;
-                const F next = exp(part(rate + n, rest) * dt[i]) * part(h + n, rest) + part(in + n, rest) * drive[i];
-                part(h + n, next, rest);
-                sum_y += next * part(out + n, rest);
+                const F next = exp(load(rate + n, rest) * dt[i]) * load(h + n, rest) + load(in + n, rest) * drive[i];
+                store(h + n, next, rest);
+                sum_y += next * load(out + n, rest);
             }
             y[i] = sum(sum_y);
         }
-        const F z = part(gate + e, left);
-        part(static_cast<T*>(a.y) + b * a.E + e, (load(y) + part(a.skip + e, left) * x) * silu(z), left);
+        const F z = load(gate + e, left);
+        store(static_cast<T*>(a.y) + b * a.E + e, (load(y) + load(a.skip + e, left) * x) * silu(z), left);
     }
 }
 

@@ -22,12 +22,11 @@ template <class T, class P> void normalise(const T* x, const P* weight, T* y, in
         second += v * v;
     }
     for (; i < D; i += W) {
-        const F u = D - i < W ? load(x + i, D - i) : load(x + i);
+        const F u = load(x + i, D - i);
         first += u * u;
     }
     const F scale = all(float(1 / std::sqrt(sum(first + second) / double(D) + eps)));
-    for (i = 0; i + W <= D; i += W) store(y + i, load(x + i) * scale * load(weight + i));
-    if (i < D) store(y + i, load(x + i, D - i) * scale * load(weight + i, D - i), D - i);
+    for (i = 0; i < D; i += W) store(y + i, load(x + i, D - i) * scale * load(weight + i, D - i), D - i);
 }
 
 template <class T, class P> void run(const Arguments& a) {
