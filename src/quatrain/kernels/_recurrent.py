@@ -90,6 +90,12 @@ def _padded(dtype: torch.dtype, width: int) -> int:
     return _core.function("qt_recurrent_padded")(arguments.buffer_info()[0])
 
 
+def packed(fields: dict[str, Any]) -> bytes:
+    """``struct QtRecurrent`` with these fields, the others 0."""
+    values = (fields.get(name) for name in _FIELDS)
+    return array("q", [v.data_ptr() if isinstance(v, Tensor) else (v or 0) for v in values]).tobytes()
+
+
 def run(name: str, fields: dict[str, Any]) -> None:
     _core.run(
         name,
