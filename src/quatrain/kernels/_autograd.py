@@ -1,6 +1,7 @@
 """What hand-written backward passes share."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -23,6 +24,23 @@ def no_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a backward pass that is written by hand and has no derivative itself.
+
+    Under ``create_graph=True`` it raises RuntimeError. torch's ``once_differentiable`` gives constants there,
+    which complain only when they are reached: a second derivative with respect to chosen tensors, or after a
+    linear loss such as a sum, would lack this op's part without a word.
+    """
+
+    @wraps(backward)
+    def wrapped(ctx: Any, *cotangents: Tensor) -> Any:
+        if torch.is_grad_enabled():  # in a backward pass, only where a graph of it is made
+            raise RuntimeError("create_graph = True: second derivatives of this op are not implemented")
+        return backward(ctx, *cotangents)
+
+    return wrapped
+
+
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fast: Any, slow: Any, *tensors: Tensor | None) -> Any:
@@ -31,7 +49,7 @@ class _Recomputed(torch.autograd.Function):
         return fast(*tensors)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         wants = ctx.needs_input_grad[2:]
         with torch.enable_grad(), torch.autocast(cotangents[0].device.type, enabled=False):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quatrain.kernels._autograd import call, no_autocast, recorded
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
 from quatrain.kernels._check import wide_dtype
 
 Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -38,7 +38,7 @@ class _Linear(torch.autograd.Function):
         return forward(x, weight, add)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         _, of_x, of_weight, of_add = ctx.needs_input_grad
