@@ -1,0 +1,147 @@
+// The S6 scan: y, the last states, and the states before every MARK steps for the backward pass.
+
+// Four steps of a thread's states; y gets CHANNELS x 4 partial sums over the thread's own states.
+template <bool EDGE>
+__device__ __forceinline__ void four_steps(
+    float (&h)[CHANNELS][OWN], float (&y)[4 * CHANNELS], const float (&rate)[CHANNELS][OWN], const float* dt_s,
+    const float* in_s, const float* b_s, const float* c_s, const int* code, int q, const Args& p, const Place& k,
+    const Thread& s) {
+    float dt[CHANNELS][4], in[CHANNELS][4];
+    EACH(r, CHANNELS) {
+        load_quad(dt[r], dt_s + (s.row + r * SLOTS) * ROW + 4 * q);
+        load_quad(in[r], in_s + (s.row + r * SLOTS) * ROW + 4 * q);
+    }
+    EACH(j, 4) {
+        float b[OWN], c[OWN];
+        load_states(b, b_s + (4 * q + j) * STATES + s.state);
+        load_states(c, c_s + (4 * q + j) * STATES + s.state);
+        const int edge = EDGE ? code[4 * q + j] : 0;
+        if (EDGE && (edge & 1)) {
+            EACH(r, CHANNELS) {
+                int channel = channel_of(s.row + r * SLOTS);
+                read_state(h[r], channel < k.count ? p.h0 : nullptr, edge / 4, k.first + channel, p, s.state);
+            }
+        }
+        EACH(r, CHANNELS) {
+            float sum = 0.f;
+            EACH(n, OWN) {
+                float add = drive(dt[r][j], in[r][j], b[n], rate[r][n]);
+                h[r][n] = fmaf(ex2(dt[r][j] * rate[r][n]), h[r][n], add);
+                sum = fmaf(c[n], h[r][n], sum);
+            }
+            y[4 * r + j] = sum;
+        }
+        if (EDGE && (edge & 2)) {
+            EACH(r, CHANNELS) {
+                int channel = channel_of(s.row + r * SLOTS);
+                if (channel < k.count) write_state(p.last, h[r], edge / 4, k.first + channel, p, s.state);
+            }
+        }
+    }
+}
+
+// Through skip and gate to memory.
+__device__ __forceinline__ void finish(
+    const float* y_s, const Pair (&u)[PER][4], const Pair (&gate)[PER][4], const Channel& mine, const Args& p,
+    const Place& k, Long tile) {
+    EACH(i, PER) {
+        int item = item_of(i, k.tid), pair = item % PAIRS, quad = item / PAIRS;
+        if (!is_item(item)) break;
+        float y[2][4];
+        EACH(m, 2) load_quad(y[m], y_s + (pair + m * PAIRS) * ROW + 4 * quad);
+        Long t = tile + 4 * quad;
+        Data* to = p.y + (k.row * p.time + t) * p.width + k.first + 2 * pair;
+        EACH(j, 4) {
+            float low = fmaf(mine.skip[0], widen(u[i][j].low), y[0][j]);
+            float high = fmaf(mine.skip[1], widen(u[i][j].high), y[1][j]);
+            if (p.gate) {
+                float g = widen(gate[i][j].low);
+                low *= g * sigmoid(g);
+                g = widen(gate[i][j].high);
+                high *= g * sigmoid(g);
+            }
+            bool inside = t + j < k.valid;
+            if (t + j < k.stop) {
+                store_pair(to + (Long)j * p.width, inside ? low : 0.f, inside ? high : 0.f, 2 * pair, k, p.paired);
+            }
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const Args p) {
+    float* dt_s = (float*)shared_memory;  // a row's y takes the place of its dt
+    float* in_s = dt_s + WIDTH * ROW;
+    float* b_s = in_s + WIDTH * ROW;
+    float* c_s = b_s + TILE * STATES;
+    int* code_s = (int*)(c_s + TILE * STATES);
+
+    const Place k = place(p, p.chunks, 0);
+    const Thread s = thread_of(k.tid);
+    const Source from = source(p, k);
+    const Channel mine = channel_parameters(p, k);
+    float rate[CHANNELS][OWN], h[CHANNELS][OWN];
+    read_rates(rate, p, k, s);
+    EACH(r, CHANNELS) {
+        int channel = channel_of(s.row + r * SLOTS);
+        EACH(n, OWN) h[r][n] = 0.f;
+        if (channel >= k.count) continue;
+        if (k.chunk > 0) {
+            load_states(h[r], p.carry + carry_at(p, k.chunk - 1, k.row, k.first + channel) * STATES + s.state);
+        } else if (!PACKED) {
+            read_state(h[r], p.h0, k.row, k.first + channel, p, s.state);
+        }
+    }
+
+    Raw raw;
+    auto fetch = [&](Long at) {
+        fetch_rows(raw.u, from.u, p.u_step, at, k, p.paired);
+        fetch_rows(raw.delta, from.delta, p.delta_step, at, k, p.paired);
+        if (p.gate) fetch_rows(raw.gate, from.gate, p.gate_step, at, k, p.paired);
+        fetch_map(raw.b, from.b, p.b_step, at, k, p.states);
+        fetch_map(raw.c, from.c, p.c_step, at, k, p.states);
+    };
+    fetch(k.start);
+    for (Long tile = k.start; tile < k.stop; tile += TILE) {
+        prepare(dt_s, in_s, raw.u, raw.delta, mine, p, k, tile);
+        store_map(b_s, raw.b, k.tid);
+        store_map(c_s, raw.c, k.tid);
+        if (PACKED) mark_edges(code_s, p, tile, k);
+        Pair u[PER][4], gate[PER][4];
+        EACH(i, PER) EACH(j, 4) u[i][j] = raw.u[i][j], gate[i][j] = raw.gate[i][j];
+        __syncthreads();
+        if (tile + TILE < k.stop) fetch(tile + TILE);
+        if (p.marks && tile % MARK == 0) {
+            EACH(r, CHANNELS) {
+                int channel = channel_of(s.row + r * SLOTS);
+                Long at = (tile / MARK * p.batch + k.row) * p.width + k.first + channel;
+                if (channel < k.count) save_states(p.marks + at * STATES + s.state, h[r]);
+            }
+        }
+#pragma unroll 1
+        for (int q = 0; q < QUADS; ++q) {
+            float y[4 * CHANNELS];
+            if (PACKED && has_edge(code_s, q)) {
+                four_steps<true>(h, y, rate, dt_s, in_s, b_s, c_s, code_s, q, p, k, s);
+            } else {
+                four_steps<false>(h, y, rate, dt_s, in_s, b_s, c_s, code_s, q, p, k, s);
+            }
+            fold<4 * CHANNELS, LANES, 1>(y, s.lane);
+            __syncwarp();  // all lanes of a channel have read its dt
+            const int first = first_value<4 * CHANNELS, LANES>(s.part);
+            constexpr int LEFT = values_left<4 * CHANNELS, LANES>();
+            float* to = dt_s + (s.row + first / 4 * SLOTS) * ROW + 4 * q + first % 4;
+            EACH(i, LEFT) to[i / 4 * SLOTS * ROW + i % 4] = y[i];
+        }
+        __syncthreads();
+        finish(dt_s, u, gate, mine, p, k, tile);
+    }
+    if (!PACKED && k.stop == p.time) {
+        EACH(r, CHANNELS) {
+            int channel = channel_of(s.row + r * SLOTS);
+            if (channel < k.count) write_state(p.last, h[r], k.row, k.first + channel, p, s.state);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_tail(const Args p) { tail<false>(p); }
+extern "C" __global__ void s6_link(const Args p) { link<false>(p); }
