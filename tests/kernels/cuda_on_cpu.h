@@ -125,6 +125,12 @@ static inline unsigned short narrow(float x) {
 }
 #endif
 
+#if DATA != 0
+static inline float low_of(unsigned x) { return widen((unsigned short)x); }
+static inline float high_of(unsigned x) { return widen((unsigned short)(x >> 16)); }
+static inline unsigned narrow_pair(float low, float high) { return narrow(low) | (unsigned)narrow(high) << 16; }
+#endif
+
 #define EMULATOR_ENTRY                                                                                      \
     static void (*entry)(const Args);                                                                       \
     static const Args* arguments;                                                                           \

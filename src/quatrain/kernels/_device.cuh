@@ -13,14 +13,12 @@ typedef long long Long;
 
 #if DATA == 0
 typedef float Data;
-struct __align__(8) Pair {
-    Data low, high;
+struct __align__(8) Pair {  // two neighbours
+    float low, high;
 };
 #else
 typedef unsigned short Data;
-struct __align__(4) Pair {
-    Data low, high;
-};
+typedef unsigned Pair;  // in one register
 #endif
 
 #ifndef ON_CPU
@@ -49,11 +47,25 @@ __device__ __forceinline__ Data narrow(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
 }
+__device__ __forceinline__ float low_of(Pair x) { return widen((Data)x); }
+__device__ __forceinline__ float high_of(Pair x) { return widen((Data)(x >> 16)); }
+__device__ __forceinline__ Pair narrow_pair(float low, float high) {
+    Pair y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
 #elif DATA == 2
 __device__ __forceinline__ float widen(Data x) { return __uint_as_float((unsigned)x << 16); }
 __device__ __forceinline__ Data narrow(float x) {
     Data y;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float low_of(Pair x) { return __uint_as_float(x << 16); }
+__device__ __forceinline__ float high_of(Pair x) { return __uint_as_float(x & 0xffff0000u); }
+__device__ __forceinline__ Pair narrow_pair(float low, float high) {
+    Pair y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
     return y;
 }
 #endif
@@ -62,22 +74,29 @@ __device__ __forceinline__ Data narrow(float x) {
 #if DATA == 0
 __device__ __forceinline__ float widen(Data x) { return x; }
 __device__ __forceinline__ Data narrow(float x) { return x; }
+__device__ __forceinline__ float low_of(Pair x) { return x.low; }
+__device__ __forceinline__ float high_of(Pair x) { return x.high; }
+__device__ __forceinline__ Pair narrow_pair(float low, float high) { return {low, high}; }
+__device__ __forceinline__ Pair join(Data low, Data high) { return {low, high}; }
+#else
+__device__ __forceinline__ Pair join(Data low, Data high) { return low | (unsigned)high << 16; }
 #endif
 
-// e^x, exact to about 2 units in the last place: the rounding of x log2(e) is made good.
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + ex2(-LOG2E * x)); }
+__device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
+
+// e^x for x <= 0; the rounding of x log2(e), which grows with |x|, is made good.
 __device__ __forceinline__ float exponential(float x) {
     float high = x * LOG2E;
-    float low = fmaf(x, LOG2E, -high) + x * 1.925963033e-8f;
+    float low = fmaf(x, LOG2E, -high);
     float y = ex2(high);
-    return high > -126.f && high < 128.f ? fmaf(y, low * LN2, y) : y;
+    return fmaf(y, low * LN2, y);
 }
-
-__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + exponential(-x)); }
 
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); the logarithm is e times a polynomial of e in [0, 1], so that it
 // keeps its relative precision where e is small.
 __device__ __forceinline__ float softplus(float x) {
-    float e = exponential(-fabsf(x));
+    float e = exponential(fmaxf(-fabsf(x), -1e4f));  // -inf times 0 would be NaN
     float p = 5.232629354e-03f;
     p = fmaf(p, e, -2.950498695e-02f);
     p = fmaf(p, e, 7.822555768e-02f);

@@ -104,9 +104,7 @@ class Kernels:
         key = (name, shared)
         if key not in self._functions:
             function = ctypes.c_void_p()
-            self._check(
-                self._driver.cuModuleGetFunction(ctypes.byref(function), self._module, name.encode())
-            )
+            self._check(self._driver.cuModuleGetFunction(ctypes.byref(function), self._module, name.encode()))
             if shared > _PLAIN_SHARED:
                 self._check(self._driver.cuFuncSetAttribute(function, _SHARED_BYTES, shared))
             self._functions[key] = function

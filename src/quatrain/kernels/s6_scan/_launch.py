@@ -19,11 +19,11 @@ _POINTERS = (
     "u delta b c gate dy a skip bias h0 dh lengths bounds y last marks carry total du ddelta dgate db dc "
     "part_maps part_a part_width dh0"
 ).split()
-_LONGS = (
-    "u_row u_step delta_row delta_step gate_row gate_step dy_row dy_step b_row b_step b_group c_row c_step "
-    "c_group batch time chunk"
+_LONGS = "u_row delta_row gate_row dy_row b_row c_row b_group c_group batch time chunk".split()
+_INTS = (
+    "u_step delta_step gate_step dy_step b_step c_step width states groups parts chunks sequences"
 ).split()
-_INTS = "width states groups parts chunks sequences softplus paired".split()
+_MOST_STEP = 1 << 25  # numbers from one step to the next: a tile's offsets fit into 32 bits
 
 
 class Args(ctypes.Structure):
@@ -84,7 +84,9 @@ def shapes(states: int) -> tuple[Shape, Shape]:
         if states <= lanes * own
     )  # fmt: skip
     forward = Shape(lanes, own, channels=2, warps=4, tile=16, blocks=4)
-    backward = Shape(lanes, own, channels=2, warps=4, tile=32 if states <= 32 else 16 if states <= 128 else 8, blocks=2)
+    backward = Shape(
+        lanes, own, channels=2, warps=4, tile=32 if states <= 32 else 16 if states <= 128 else 8, blocks=2
+    )
     return forward, backward
 
 
@@ -131,7 +133,7 @@ class Launch:
     def _fill(self) -> None:
         x, args = self.inputs, self.args
         args.batch, args.time, args.width, args.states = self.batch, self.time, self.width, self.states
-        args.groups, args.softplus = self.groups, int(x.softplus)
+        args.groups = self.groups
         each = self.width // self.groups
         self._paired = each % 2 == 0
         for name, data in (("u", x.u), ("delta", x.delta), ("gate", x.gate)):
@@ -172,7 +174,6 @@ class Launch:
         self.blocks = self.groups * args.parts * self.batch
         room = processors(self.device) * shape.blocks
         args.chunks, args.chunk = plan(self.time, self.blocks, room, self.shapes[1].tile)
-        args.paired = int(self._paired)
         slots = (args.chunks - 1) * self.batch * self.width
         if slots:
             self._set("carry", self.u.new_empty(slots * self.padded_states, dtype=torch.float32))
@@ -181,8 +182,11 @@ class Launch:
         defines = (
             ("DATA", _DATA[x.u.dtype]),
             ("MARK", self.shapes[1].tile),
+            ("GATE", int(x.gate is not None)),
+            ("SOFTPLUS", int(x.softplus)),
             ("ZOH", int(x.zoh)),
             ("PACKED", int(x.cu_seqlens is not None)),
+            ("PAIRED", int(self._paired)),
             *shape.defines(),
         )
         return _nvrtc.kernels(_source(file), defines, self.device.index or 0)
@@ -255,5 +259,6 @@ def _source(file: str) -> str:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """x itself if its last dimension is dense in memory, else a copy."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+    """x itself if its last dimension is dense in memory and a step's stride is no monster, else a copy."""
+    dense = x.stride(-1) == 1 or x.shape[-1] == 1
+    return x if dense and x.stride(1) <= _MOST_STEP else x.contiguous()

@@ -181,34 +181,21 @@ __device__ __forceinline__ void four_back(
 }
 
 // dt, input and cotangent of the ungated output, as rows of time.
-__device__ __forceinline__ void begin(const Shared& m, const Source& from, const Channel& mine, const Args& p, const Place& k, Long tile) {
+__device__ __forceinline__ void begin(
+    const Shared& m, const Source& from, const Channel& mine, const Args& p, const Place& k, Long tile, int left) {
     Pair u[PER][4], delta[PER][4], gate[PER][4], dy[PER][4];
     Data b[MAPS], c[MAPS];
-    fetch_rows(delta, from.delta, p.delta_step, tile, k, p.paired);
-    fetch_rows(u, from.u, p.u_step, tile, k, p.paired);
-    fetch_rows(dy, from.dy, p.dy_step, tile, k, p.paired);
-    if (p.gate) fetch_rows(gate, from.gate, p.gate_step, tile, k, p.paired);
-    fetch_map(b, from.b, p.b_step, tile, k, p.states);
-    fetch_map(c, from.c, p.c_step, tile, k, p.states);
-    prepare(m.dt, m.in, u, delta, mine, p, k, tile);
-    EACH(i, PER) {
-        int item = item_of(i, k.tid), pair = item % PAIRS, quad = item / PAIRS;
-        if (!is_item(item)) break;
-        float v[2][4];
-        EACH(j, 4) {
-            v[0][j] = widen(dy[i][j].low), v[1][j] = widen(dy[i][j].high);
-            if (p.gate) {
-                float g = widen(gate[i][j].low);
-                v[0][j] *= g * sigmoid(g);
-                g = widen(gate[i][j].high);
-                v[1][j] *= g * sigmoid(g);
-            }
-        }
-        EACH(h, 2) save_quad(m.dy + (pair + h * PAIRS) * ROW + 4 * quad, v[h]);
-    }
+    fetch_rows(delta, from.delta + tile * p.delta_step, p.delta_step, left, k);
+    fetch_rows(u, from.u + tile * p.u_step, p.u_step, left, k);
+    fetch_rows(dy, from.dy + tile * p.dy_step, p.dy_step, left, k);
+    if (GATE) fetch_rows(gate, from.gate + tile * p.gate_step, p.gate_step, left, k);
+    fetch_map(b, from.b + tile * p.b_step, p.b_step, left, p.states, k.tid);
+    fetch_map(c, from.c + tile * p.c_step, p.c_step, left, p.states, k.tid);
+    prepare(m.dt, m.in, u, delta, mine, left, k.tid);
+    prepare_back(m.dy, dy, gate, k.tid);
     store_map(m.b, b, k.tid);
     store_map(m.c, c, k.tid);
-    if (PACKED) mark_edges(m.code, p, tile, k);
+    if (PACKED) mark_edges(m.code, p, tile, left, k.tid);
 }
 
 // One channel and step: gradients of u, delta and gate from the sums over states.
@@ -217,11 +204,11 @@ struct Grads {
 };
 
 __device__ __forceinline__ Grads gradients(
-    float u, float delta, float gate, float dy, float dt, float gb, float qa, float y, float skip, const Args& p) {
+    float u, float delta, float gate, float dy, float dt, float gb, float qa, float y, float skip) {
     Grads g;
     float out = dy;  // cotangent of the ungated output
     g.dgate = 0.f;
-    if (p.gate) {
+    if (GATE) {
         float s = sigmoid(gate);
         g.dgate = dy * fmaf(skip, u, y) * s * fmaf(gate, 1.f - s, 1.f);
         out = dy * (gate * s);
@@ -229,7 +216,7 @@ __device__ __forceinline__ Grads gradients(
     g.dskip = out * u;
     g.du = fmaf(skip, out, ZOH ? gb : gb * dt);
     g.ddelta = fmaf(qa, LN2, ZOH ? 0.f : gb * u);
-    if (p.softplus) g.ddelta *= sigmoid(delta);
+    if (SOFTPLUS) g.ddelta *= sigmoid(delta);
     return g;
 }
 
@@ -237,40 +224,51 @@ struct Totals {  // of the two channels whose rows a thread prepares
     float skip[2], bias[2];
 };
 
-__device__ __forceinline__ void end(const Shared& m, const Source& from, const Channel& mine, Totals& totals, const Args& p, const Place& k, Long tile) {
+// Gradients of the rows and the maps to memory; `here` steps of the tile exist, `left` of them are not padding.
+__device__ __forceinline__ void end(
+    const Shared& m, const Source& from, const Channel& mine, Totals& totals, const Args& p, const Place& k, Long tile,
+    int here, int left) {
     EACH(i, PER) {
-        int item = item_of(i, k.tid), pair = item % PAIRS, quad = item / PAIRS;
+        const int item = item_of(i, k.tid), pair = item % PAIRS, first = item / PAIRS * 4, channel = 2 * pair;
         if (!is_item(item)) break;
-        const int channel = 2 * pair;
-        const Long t = tile + 4 * quad;
         float dt[2][4], gb[2][4], qa[2][4], y[2][4];
         EACH(h, 2) {
-            int at = (pair + h * PAIRS) * ROW + 4 * quad;
+            const int at = (pair + h * PAIRS) * ROW + first;
             load_quad(dt[h], m.dt + at);
             load_quad(gb[h], m.in + at);
             load_quad(qa[h], m.rate + at);
             load_quad(y[h], m.dy + at);
         }
+        const Data* u_at = from.u + tile * p.u_step + (first * p.u_step + channel);
+        const Data* delta_at = from.delta + tile * p.delta_step + (first * p.delta_step + channel);
+        const Data* dy_at = from.dy + tile * p.dy_step + (first * p.dy_step + channel);
+        const Data* gate_at = GATE ? from.gate + tile * p.gate_step + (first * p.gate_step + channel) : nullptr;
+        const Long to = (k.row * p.time + tile) * p.width + (k.first + first * p.width + channel);
         EACH(j, 4) {
-            if (t + j >= k.stop) break;
-            const bool inside = t + j < k.valid, low = inside && channel < k.count, high = inside && channel + 1 < k.count;
-            Pair u = pair_at(from.u + (t + j) * p.u_step + channel, low, high, p.paired);
-            Pair delta = pair_at(from.delta + (t + j) * p.delta_step + channel, low, high, p.paired);
-            Pair dy = pair_at(from.dy + (t + j) * p.dy_step + channel, low, high, p.paired);
-            Pair gate = {0, 0};
-            if (p.gate) gate = pair_at(from.gate + (t + j) * p.gate_step + channel, low, high, p.paired);
+            const bool inside = first + j < left, low = inside && channel < k.count;
+            const bool high = inside && channel + 1 < k.count;
+            const Pair u = pair_at(u_at + j * p.u_step, low, high);
+            const Pair delta = pair_at(delta_at + j * p.delta_step, low, high);
+            const Pair dy = pair_at(dy_at + j * p.dy_step, low, high);
+            const Pair gate = GATE ? pair_at(gate_at + j * p.gate_step, low, high) : Pair{};
             Grads g[2];
-            g[0] = gradients(widen(u.low), widen(delta.low) + mine.bias[0], widen(gate.low), widen(dy.low), dt[0][j], gb[0][j], qa[0][j], y[0][j], mine.skip[0], p);
-            g[1] = gradients(widen(u.high), widen(delta.high) + mine.bias[1], widen(gate.high), widen(dy.high), dt[1][j], gb[1][j], qa[1][j], y[1][j], mine.skip[1], p);
+            g[0] = gradients(
+                low_of(u), low_of(delta) + mine.bias[0], low_of(gate), low_of(dy), dt[0][j], gb[0][j], qa[0][j],
+                y[0][j], mine.skip[0]);
+            g[1] = gradients(
+                high_of(u), high_of(delta) + mine.bias[1], high_of(gate), high_of(dy), dt[1][j], gb[1][j], qa[1][j],
+                y[1][j], mine.skip[1]);
             EACH(h, 2) {
                 if (!inside) g[h] = Grads{0.f, 0.f, 0.f, 0.f};
                 totals.skip[h] += g[h].dskip;
                 totals.bias[h] += g[h].ddelta;
             }
-            const Long at = (k.row * p.time + t + j) * p.width + k.first + channel;
-            store_pair(p.du + at, g[0].du, g[1].du, channel, k, p.paired);
-            store_pair(p.ddelta + at, g[0].ddelta, g[1].ddelta, channel, k, p.paired);
-            if (p.gate) store_pair(p.dgate + at, g[0].dgate, g[1].dgate, channel, k, p.paired);
+            if (first + j < here) {
+                const Long at = to + j * p.width;
+                store_pair(p.du + at, g[0].du, g[1].du, channel, k.count);
+                store_pair(p.ddelta + at, g[0].ddelta, g[1].ddelta, channel, k.count);
+                if (GATE) store_pair(p.dgate + at, g[0].dgate, g[1].dgate, channel, k.count);
+            }
         }
     }
     for (int i = k.tid; i < TILE * 2 * STATES; i += THREADS) {  // sums over the block's warps
@@ -305,7 +303,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_backward(const 
     const int tiles = (int)((k.stop - k.start + TILE - 1) / TILE);
     for (int i = tiles - 1; i >= 0; --i) {
         const Long tile = k.start + (Long)i * TILE;
-        begin(m, from, mine, p, k, tile);
+        const int left = steps_left(k, tile);
+        begin(m, from, mine, p, k, tile, left);
         float h[CHANNELS][OWN];
         EACH(r, CHANNELS) {
             int channel = channel_of(s.row + r * SLOTS);
@@ -327,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_backward(const 
             else four_back<false>(flow, da, rate, m, q, p, k, s);
         }
         __syncthreads();
-        end(m, from, mine, totals, p, k, tile);
+        end(m, from, mine, totals, p, k, tile, (int)min((Long)TILE, k.stop - tile), left);
     }
     EACH(r, CHANNELS) {
         int channel = channel_of(s.row + r * SLOTS);

@@ -4,7 +4,8 @@
 // OWN states of each of CHANNELS channels; LANES threads side by side hold a channel's STATES = LANES OWN
 // states, so a warp has 32 / LANES = SLOTS channels side by side, CHANNELS times. States past N are padding.
 //
-// cuda.py sets DATA, LANES, OWN, CHANNELS, WARPS, TILE, MARK, BLOCKS, ZOH, PACKED.
+// _launch.py sets DATA, LANES, OWN, CHANNELS, WARPS, TILE, MARK, BLOCKS, and what the arguments are: GATE, SOFTPLUS,
+// ZOH, PACKED, and PAIRED where two channels side by side can be read at once.
 
 #define THREADS (32 * WARPS)
 #define SLOTS (32 / LANES)
@@ -19,7 +20,7 @@
 #define VECTORS (OWN / 4)
 #define CUT 100.f  // powers of two: a state that decayed by more is gone
 
-struct Args {  // the same fields in the same order as in cuda.py
+struct Args {  // the same fields in the same order as in _launch.py
     const Data *u, *delta, *b, *c, *gate, *dy;
     const float *a, *skip, *bias, *h0, *dh;
     const Long *lengths, *bounds;
@@ -27,10 +28,10 @@ struct Args {  // the same fields in the same order as in cuda.py
     float *last, *marks, *carry, *total;
     Data *du, *ddelta, *dgate, *db, *dc;
     float *part_maps, *part_a, *part_width, *dh0;
-    Long u_row, u_step, delta_row, delta_step, gate_row, gate_step, dy_row, dy_step;
-    Long b_row, b_step, b_group, c_row, c_step, c_group;
+    Long u_row, delta_row, gate_row, dy_row, b_row, c_row, b_group, c_group;
     Long batch, time, chunk;
-    int width, states, groups, parts, chunks, sequences, softplus, paired;
+    int u_step, delta_step, gate_step, dy_step, b_step, c_step;  // a tile's steps times these fit into an int
+    int width, states, groups, parts, chunks, sequences;
 };
 
 // What one block works on.
@@ -58,6 +59,9 @@ __device__ __forceinline__ Place place(const Args& p, int chunks, int skipped) {
     return k;
 }
 
+// Steps of a tile that are there.
+__device__ __forceinline__ int steps_left(const Place& k, Long tile) { return (int)max(0ll, min((Long)TILE, k.valid - tile)); }
+
 // Rows of shared memory hold the even channels first, then the odd ones: threads that write pairs of channels
 // then write neighbouring rows.
 __device__ __forceinline__ int channel_of(int row) { return 2 * (row % PAIRS) + row / PAIRS; }
@@ -80,52 +84,48 @@ __device__ __forceinline__ Thread thread_of(int tid) {
 __device__ __forceinline__ int item_of(int i, int tid) { return tid + i * THREADS; }
 __device__ __forceinline__ bool is_item(int item) { return ITEMS % THREADS == 0 || item < ITEMS; }
 
-__device__ __forceinline__ Pair pair_at(const Data* x, bool low, bool high, bool paired) {
-    Pair v = {0, 0};
-    if (paired) {
-        if (low) v = *(const Pair*)x;
-    } else {
-        if (low) v.low = x[0];
-        if (high) v.high = x[1];
-    }
-    return v;
+__device__ __forceinline__ Pair pair_at(const Data* x, bool low, bool high) {
+#if PAIRED
+    return low ? *(const Pair*)x : Pair{};
+#else
+    return join(low ? x[0] : Data{}, high ? x[1] : Data{});
+#endif
 }
 
-// Items of one tile of a (T, E) tensor; x points at its step 0 and the block's first channel.
-__device__ __forceinline__ void fetch_rows(
-    Pair (&out)[PER][4], const Data* x, Long stride, Long tile, const Place& k, bool paired) {
+__device__ __forceinline__ void store_pair(Data* x, float low, float high, int channel, int count) {
+#if PAIRED
+    if (channel < count) *(Pair*)x = narrow_pair(low, high);
+#else
+    if (channel < count) x[0] = narrow(low);
+    if (channel + 1 < count) x[1] = narrow(high);
+#endif
+}
+
+// Items of one tile of a (T, E) tensor; x points at its first step and the block's first channel, and `left`
+// steps are there.
+__device__ __forceinline__ void fetch_rows(Pair (&out)[PER][4], const Data* x, int step, int left, const Place& k) {
     EACH(i, PER) {
-        int item = item_of(i, k.tid), channel = 2 * (item % PAIRS);
-        Long t = tile + item / PAIRS * 4;
-        const Data* at = x + t * stride + channel;
+        const int item = item_of(i, k.tid), channel = 2 * (item % PAIRS), first = item / PAIRS * 4;
+        const Data* at = x + (first * step + channel);
+        const bool low = is_item(item) && channel < k.count, high = is_item(item) && channel + 1 < k.count;
         EACH(j, 4) {
-            bool inside = is_item(item) && t + j < k.valid;
-            out[i][j] = pair_at(at + j * stride, inside && channel < k.count, inside && channel + 1 < k.count, paired);
+            const bool inside = first + j < left;
+            out[i][j] = pair_at(at + j * step, inside && low, inside && high);
         }
     }
 }
 
-__device__ __forceinline__ void store_pair(Data* x, float low, float high, int channel, const Place& k, bool paired) {
-    if (paired) {
-        if (channel < k.count) *(Pair*)x = Pair{narrow(low), narrow(high)};
-    } else {
-        if (channel < k.count) x[0] = narrow(low);
-        if (channel + 1 < k.count) x[1] = narrow(high);
-    }
-}
-
 // One tile of a (T, N) map, TILE x STATES numbers over the block's threads.
-__device__ __forceinline__ void fetch_map(Data (&out)[MAPS], const Data* x, Long stride, Long tile, const Place& k, int states) {
+__device__ __forceinline__ void fetch_map(Data (&out)[MAPS], const Data* x, int step, int left, int states, int tid) {
     EACH(i, MAPS) {
-        int at = k.tid + i * THREADS, n = at % STATES;
-        Long t = tile + at / STATES;
-        out[i] = at < TILE * STATES && n < states && t < k.valid ? x[t * stride + n] : (Data)0;
+        const int at = tid + i * THREADS, n = at % STATES, t = at / STATES;
+        out[i] = t < TILE && n < states && t < left ? x[t * step + n] : Data{};
     }
 }
 
 __device__ __forceinline__ void store_map(float* shared, const Data (&in)[MAPS], int tid) {
     EACH(i, MAPS) {
-        int at = tid + i * THREADS;
+        const int at = tid + i * THREADS;
         if ((TILE * STATES) % THREADS == 0 || at < TILE * STATES) shared[at] = widen(in[i]);
     }
 }
@@ -175,7 +175,7 @@ __device__ __forceinline__ void read_rates(float (&out)[CHANNELS][OWN], const Ar
     }
 }
 
-__device__ __forceinline__ float step_size(float x, int soft) { return soft ? softplus(x) : x; }
+__device__ __forceinline__ float step_size(float x) { return SOFTPLUS ? softplus(x) : x; }
 
 // (e^{dt a} - 1) / a, the zero-order hold; rate = a log2(e).
 __device__ __forceinline__ float hold(float dt, float rate) {
@@ -203,8 +203,8 @@ __device__ __forceinline__ int code_of(const Args& p, Long t) {
     return 4 * low + (p.bounds[low] == t) + 2 * (p.bounds[low + 1] == t + 1);
 }
 
-__device__ __forceinline__ void mark_edges(int* code, const Args& p, Long tile, const Place& k) {
-    if (k.tid < TILE) code[k.tid] = tile + k.tid < k.valid ? code_of(p, tile + k.tid) : 0;
+__device__ __forceinline__ void mark_edges(int* code, const Args& p, Long tile, int left, int tid) {
+    if (tid < TILE) code[tid] = tid < left ? code_of(p, tile + tid) : 0;
 }
 
 __device__ __forceinline__ bool has_edge(const int* code, int quad) {

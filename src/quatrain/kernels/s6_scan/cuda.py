@@ -133,9 +133,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh: Tensor | None, _: Tensor | None) 
     *tensors, lengths, cu_seqlens, marks = ctx.saved_tensors
     if dy is None:
         dy = torch.zeros_like(tensors[0])
-    grads = torch.ops.quatrain.s6_scan_cuda_backward(
-        dy, dh, marks, *tensors, *ctx.flags, lengths, cu_seqlens
-    )
+    grads = torch.ops.quatrain.s6_scan_cuda_backward(dy, dh, marks, *tensors, *ctx.flags, lengths, cu_seqlens)
     found = (None if x is None else g for x, g in zip(tensors, grads, strict=True))
     return *found, None, None, None, None, None
 

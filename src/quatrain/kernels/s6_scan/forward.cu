@@ -40,29 +40,22 @@ __device__ __forceinline__ void four_steps(
     }
 }
 
-// Through skip and gate to memory.
+// Through skip and gate to memory; `here` steps of the tile exist, `left` of them are not padding.
 __device__ __forceinline__ void finish(
-    const float* y_s, const Pair (&u)[PER][4], const Pair (&gate)[PER][4], const Channel& mine, const Args& p,
-    const Place& k, Long tile) {
+    const float* y_s, const Pair (&u)[PER][4], const Pair (&gate)[PER][4], const Channel& mine, Data* to, int width,
+    int here, int left, const Place& k) {
     EACH(i, PER) {
-        int item = item_of(i, k.tid), pair = item % PAIRS, quad = item / PAIRS;
+        const int item = item_of(i, k.tid), pair = item % PAIRS, first = item / PAIRS * 4;
         if (!is_item(item)) break;
         float y[2][4];
-        EACH(m, 2) load_quad(y[m], y_s + (pair + m * PAIRS) * ROW + 4 * quad);
-        Long t = tile + 4 * quad;
-        Data* to = p.y + (k.row * p.time + t) * p.width + k.first + 2 * pair;
+        EACH(m, 2) load_quad(y[m], y_s + (pair + m * PAIRS) * ROW + first);
+        Data* at = to + (first * width + 2 * pair);
         EACH(j, 4) {
-            float low = fmaf(mine.skip[0], widen(u[i][j].low), y[0][j]);
-            float high = fmaf(mine.skip[1], widen(u[i][j].high), y[1][j]);
-            if (p.gate) {
-                float g = widen(gate[i][j].low);
-                low *= g * sigmoid(g);
-                g = widen(gate[i][j].high);
-                high *= g * sigmoid(g);
-            }
-            bool inside = t + j < k.valid;
-            if (t + j < k.stop) {
-                store_pair(to + (Long)j * p.width, inside ? low : 0.f, inside ? high : 0.f, 2 * pair, k, p.paired);
+            float low = fmaf(mine.skip[0], low_of(u[i][j]), y[0][j]) * (GATE ? silu(low_of(gate[i][j])) : 1.f);
+            float high = fmaf(mine.skip[1], high_of(u[i][j]), y[1][j]) * (GATE ? silu(high_of(gate[i][j])) : 1.f);
+            const bool inside = first + j < left;
+            if (first + j < here) {
+                store_pair(at + j * width, inside ? low : 0.f, inside ? high : 0.f, 2 * pair, k.count);
             }
         }
     }
@@ -94,18 +87,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
 
     Raw raw;
     auto fetch = [&](Long at) {
-        fetch_rows(raw.u, from.u, p.u_step, at, k, p.paired);
-        fetch_rows(raw.delta, from.delta, p.delta_step, at, k, p.paired);
-        if (p.gate) fetch_rows(raw.gate, from.gate, p.gate_step, at, k, p.paired);
-        fetch_map(raw.b, from.b, p.b_step, at, k, p.states);
-        fetch_map(raw.c, from.c, p.c_step, at, k, p.states);
+        const int left = steps_left(k, at);
+        fetch_rows(raw.u, from.u + at * p.u_step, p.u_step, left, k);
+        fetch_rows(raw.delta, from.delta + at * p.delta_step, p.delta_step, left, k);
+        if (GATE) fetch_rows(raw.gate, from.gate + at * p.gate_step, p.gate_step, left, k);
+        fetch_map(raw.b, from.b + at * p.b_step, p.b_step, left, p.states, k.tid);
+        fetch_map(raw.c, from.c + at * p.c_step, p.c_step, left, p.states, k.tid);
     };
     fetch(k.start);
     for (Long tile = k.start; tile < k.stop; tile += TILE) {
-        prepare(dt_s, in_s, raw.u, raw.delta, mine, p, k, tile);
+        const int left = steps_left(k, tile);
+        prepare(dt_s, in_s, raw.u, raw.delta, mine, left, k.tid);
         store_map(b_s, raw.b, k.tid);
         store_map(c_s, raw.c, k.tid);
-        if (PACKED) mark_edges(code_s, p, tile, k);
+        if (PACKED) mark_edges(code_s, p, tile, left, k.tid);
         Pair u[PER][4], gate[PER][4];
         EACH(i, PER) EACH(j, 4) u[i][j] = raw.u[i][j], gate[i][j] = raw.gate[i][j];
         __syncthreads();
@@ -133,7 +128,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
             EACH(i, LEFT) to[i / 4 * SLOTS * ROW + i % 4] = y[i];
         }
         __syncthreads();
-        finish(dt_s, u, gate, mine, p, k, tile);
+        Data* to = p.y + ((k.row * p.time + tile) * p.width + k.first);
+        finish(dt_s, u, gate, mine, to, p.width, (int)min((Long)TILE, k.stop - tile), left, k);
     }
     if (!PACKED && k.stop == p.time) {
         EACH(r, CHANNELS) {

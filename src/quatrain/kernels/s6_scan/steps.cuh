@@ -13,7 +13,7 @@ __device__ __forceinline__ Source source(const Args& p, const Place& k) {
     Source s;
     s.u = p.u + k.row * p.u_row + k.first;
     s.delta = p.delta + k.row * p.delta_row + k.first;
-    s.gate = p.gate ? p.gate + k.row * p.gate_row + k.first : nullptr;
+    s.gate = GATE ? p.gate + k.row * p.gate_row + k.first : nullptr;
     s.dy = p.dy ? p.dy + k.row * p.dy_row + k.first : nullptr;
     s.b = p.b + k.row * p.b_row + k.group * p.b_group;
     s.c = p.c + k.row * p.c_row + k.group * p.c_group;
@@ -37,33 +37,48 @@ __device__ __forceinline__ Channel channel_parameters(const Args& p, const Place
 
 // Step sizes of one item's four steps, 0 past the end, so that the state passes through.
 __device__ __forceinline__ void step_sizes(
-    float (&dt)[2][4], const Pair (&delta)[4], const Channel& c, const Args& p, const Place& k, Long t) {
+    float (&dt)[2][4], const Pair (&delta)[4], const Channel& c, int first, int left) {
     EACH(j, 4) {
-        float low = widen(delta[j].low) + c.bias[0], high = widen(delta[j].high) + c.bias[1];
-        bool inside = t + j < k.valid;
-        dt[0][j] = inside ? step_size(low, p.softplus) : 0.f;
-        dt[1][j] = inside ? step_size(high, p.softplus) : 0.f;
+        const bool inside = first + j < left;
+        dt[0][j] = inside ? step_size(low_of(delta[j]) + c.bias[0]) : 0.f;
+        dt[1][j] = inside ? step_size(high_of(delta[j]) + c.bias[1]) : 0.f;
     }
+}
+
+__device__ __forceinline__ void save_item(float* rows, const float (&x)[2][4], int item) {
+    EACH(m, 2) save_quad(rows + (item % PAIRS + m * PAIRS) * ROW + item / PAIRS * 4, x[m]);
 }
 
 // dt and the input that `drive` takes, as rows of time.
 __device__ __forceinline__ void prepare(
-    float* dt_s, float* in_s, const Pair (&u)[PER][4], const Pair (&delta)[PER][4], const Channel& c, const Args& p,
-    const Place& k, Long tile) {
+    float* dt_s, float* in_s, const Pair (&u)[PER][4], const Pair (&delta)[PER][4], const Channel& c, int left,
+    int tid) {
     EACH(i, PER) {
-        int item = item_of(i, k.tid), pair = item % PAIRS, quad = item / PAIRS;
+        const int item = item_of(i, tid);
         if (!is_item(item)) break;
         float dt[2][4], in[2][4];
-        step_sizes(dt, delta[i], c, p, k, tile + 4 * quad);
+        step_sizes(dt, delta[i], c, item / PAIRS * 4, left);
         EACH(j, 4) {
-            in[0][j] = widen(u[i][j].low) * (ZOH ? 1.f : dt[0][j]);
-            in[1][j] = widen(u[i][j].high) * (ZOH ? 1.f : dt[1][j]);
+            in[0][j] = low_of(u[i][j]) * (ZOH ? 1.f : dt[0][j]);
+            in[1][j] = high_of(u[i][j]) * (ZOH ? 1.f : dt[1][j]);
         }
-        EACH(m, 2) {
-            int at = (pair + m * PAIRS) * ROW + 4 * quad;
-            save_quad(dt_s + at, dt[m]);
-            save_quad(in_s + at, in[m]);
+        save_item(dt_s, dt, item);
+        save_item(in_s, in, item);
+    }
+}
+
+// Cotangents of the ungated output, as rows of time.
+__device__ __forceinline__ void prepare_back(
+    float* dy_s, const Pair (&dy)[PER][4], const Pair (&gate)[PER][4], int tid) {
+    EACH(i, PER) {
+        const int item = item_of(i, tid);
+        if (!is_item(item)) break;
+        float out[2][4];
+        EACH(j, 4) {
+            out[0][j] = low_of(dy[i][j]) * (GATE ? silu(low_of(gate[i][j])) : 1.f);
+            out[1][j] = high_of(dy[i][j]) * (GATE ? silu(high_of(gate[i][j])) : 1.f);
         }
+        save_item(dy_s, out, item);
     }
 }
 
@@ -94,41 +109,35 @@ __device__ __forceinline__ void tail(const Args& p) {
     const int tiles = (int)((k.stop - k.start + TILE - 1) / TILE);
     const Data* map = REVERSED ? from.c : from.b;
     const Data* rows = REVERSED ? from.dy : from.u;
-    const Long step = REVERSED ? p.dy_step : p.u_step, map_step = REVERSED ? p.c_step : p.b_step;
+    const int step = REVERSED ? p.dy_step : p.u_step, map_step = REVERSED ? p.c_step : p.b_step;
     bool ended = false;
 
     Raw raw;
     Long tile = k.start + (Long)(REVERSED ? 0 : tiles - 1) * TILE;
     auto fetch = [&](Long at) {
-        fetch_rows(raw.delta, from.delta, p.delta_step, at, k, p.paired);
-        fetch_rows(raw.u, rows, step, at, k, p.paired);
-        if (REVERSED && p.gate) fetch_rows(raw.gate, from.gate, p.gate_step, at, k, p.paired);
-        fetch_map(raw.b, map, map_step, at, k, p.states);
+        const int left = steps_left(k, at);
+        fetch_rows(raw.delta, from.delta + at * p.delta_step, p.delta_step, left, k);
+        fetch_rows(raw.u, rows + at * step, step, left, k);
+        if (REVERSED && GATE) fetch_rows(raw.gate, from.gate + at * p.gate_step, p.gate_step, left, k);
+        fetch_map(raw.b, map + at * map_step, map_step, left, p.states, k.tid);
     };
     fetch(tile);
     for (int i = 0; i < tiles && !ended; ++i) {
-        if (REVERSED) {  // `in` is the cotangent of the ungated output
+        const int left = steps_left(k, tile);
+        if (REVERSED) {
             EACH(i, PER) {
-                int item = item_of(i, k.tid), pair = item % PAIRS, quad = item / PAIRS;
+                const int item = item_of(i, k.tid);
+                float dt[2][4];
                 if (!is_item(item)) break;
-                float dt[2][4], in[2][4];
-                step_sizes(dt, raw.delta[i], mine, p, k, tile + 4 * quad);
-                EACH(j, 4) {
-                    float low = widen(raw.gate[i][j].low), high = widen(raw.gate[i][j].high);
-                    in[0][j] = widen(raw.u[i][j].low) * (p.gate ? low * sigmoid(low) : 1.f);
-                    in[1][j] = widen(raw.u[i][j].high) * (p.gate ? high * sigmoid(high) : 1.f);
-                }
-                EACH(m, 2) {
-                    int at = (pair + m * PAIRS) * ROW + 4 * quad;
-                    save_quad(dt_s + at, dt[m]);
-                    save_quad(in_s + at, in[m]);
-                }
+                step_sizes(dt, raw.delta[i], mine, item / PAIRS * 4, left);
+                save_item(dt_s, dt, item);
             }
+            prepare_back(in_s, raw.u, raw.gate, k.tid);
         } else {
-            prepare(dt_s, in_s, raw.u, raw.delta, mine, p, k, tile);
+            prepare(dt_s, in_s, raw.u, raw.delta, mine, left, k.tid);
         }
         store_map(map_s, raw.b, k.tid);
-        if (PACKED) mark_edges(code_s, p, tile, k);
+        if (PACKED) mark_edges(code_s, p, tile, left, k.tid);
         __syncthreads();
         const Long next = tile + (REVERSED ? TILE : -TILE);
         if (i + 1 < tiles) fetch(next);
