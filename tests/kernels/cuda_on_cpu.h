@@ -94,6 +94,16 @@ static inline int __syncthreads_and(int vote) {
     return every;
 }
 
+static inline int __float_as_int(float x) {
+    int bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+static inline float __int_as_float(int bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
 static inline float flushed(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.f : x; }
 static inline float ex2(float x) { return flushed(std::exp2(x)); }
 static inline float reciprocal(float x) { return flushed(1.f / x); }

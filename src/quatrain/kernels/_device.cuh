@@ -93,6 +93,22 @@ __device__ __forceinline__ float exponential(float x) {
     return fmaf(y, low * LN2, y);
 }
 
+// 2^x rounded to nearest but for a part in ten million; `ex2` errs to one side by as much as the last place, which a
+// state that decays slowly adds up over all the steps it remembers.
+__device__ __forceinline__ float exact_ex2(float x) {
+    float shifted = x + 12582912.f;  // its last bits are the integer nearest to x
+    float f = x - (shifted - 12582912.f);
+    float p = 1.534580784e-04f;
+    p = fmaf(p, f, 1.339993157e-03f);
+    p = fmaf(p, f, 9.618488976e-03f);
+    p = fmaf(p, f, 5.550328776e-02f);
+    p = fmaf(p, f, 2.402264689e-01f);
+    p = fmaf(p, f, 6.931472057e-01f);
+    p = fmaf(p, f, 1.f);
+    float y = __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
+    return fabsf(x) < 126.f ? y : ex2(x);
+}
+
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); the logarithm is e times a polynomial of e in [0, 1], so that it
 // keeps its relative precision where e is small.
 __device__ __forceinline__ float softplus(float x) {

@@ -79,13 +79,15 @@ class Shape:
 @cache
 def shapes(states: int) -> tuple[Shape, Shape]:
     """Of the forward and the backward kernels for N states; both pad N alike."""
-    lanes, own = next(
-        (lanes, own) for lanes, own in ((1, 4), (2, 4), (4, 4), (8, 4), (16, 4), (32, 4), (32, 8))
-        if states <= lanes * own
-    )  # fmt: skip
-    forward = Shape(lanes, own, channels=2, warps=4, tile=16, blocks=4)
+    padded = next(padded for padded in (4, 8, 16, 32, 64, 128, 256) if states <= padded)
+    if padded == 4:
+        forward = Shape(lanes=1, own=4, channels=2, warps=4, tile=16, blocks=4)
+    else:
+        forward = Shape(lanes=padded // 8, own=8, channels=1, warps=4, tile=16, blocks=4)
+    own = 8 if padded == 256 else 4
+    tile = 16 if padded <= 128 else 8
     backward = Shape(
-        lanes, own, channels=2, warps=4, tile=32 if states <= 32 else 16 if states <= 128 else 8, blocks=2
+        lanes=padded // own, own=own, channels=2, warps=4, tile=tile, blocks=3 if padded <= 32 else 2
     )
     return forward, backward
 

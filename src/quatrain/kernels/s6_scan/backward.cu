@@ -48,7 +48,7 @@ __device__ __forceinline__ void one_step(
             read_state(start, channel < k.count ? p.h0 : nullptr, code / 4, k.first + channel, p, s.state);
         }
         EACH(n, OWN) {
-            decay[r][n] = ex2(dt[r] * rate[r][n]);
+            decay[r][n] = decay_of(dt[r], rate[r][n]);
             after[r][n] = fmaf(decay[r][n], start[n], drive(dt[r], in[r], b[n], rate[r][n]));
         }
     }
@@ -180,22 +180,15 @@ __device__ __forceinline__ void four_back(
     }
 }
 
-// dt, input and cotangent of the ungated output, as rows of time.
-__device__ __forceinline__ void begin(
-    const Shared& m, const Source& from, const Channel& mine, const Args& p, const Place& k, Long tile, int left) {
+struct Rows {  // of a tile, in registers
     Pair u[PER][4], delta[PER][4], gate[PER][4], dy[PER][4];
-    Data b[MAPS], c[MAPS];
-    fetch_rows(delta, from.delta + tile * p.delta_step, p.delta_step, left, k);
-    fetch_rows(u, from.u + tile * p.u_step, p.u_step, left, k);
-    fetch_rows(dy, from.dy + tile * p.dy_step, p.dy_step, left, k);
-    if (GATE) fetch_rows(gate, from.gate + tile * p.gate_step, p.gate_step, left, k);
-    fetch_map(b, from.b + tile * p.b_step, p.b_step, left, p.states, k.tid);
-    fetch_map(c, from.c + tile * p.c_step, p.c_step, left, p.states, k.tid);
-    prepare(m.dt, m.in, u, delta, mine, left, k.tid);
-    prepare_back(m.dy, dy, gate, k.tid);
-    store_map(m.b, b, k.tid);
-    store_map(m.c, c, k.tid);
-    if (PACKED) mark_edges(m.code, p, tile, left, k.tid);
+};
+
+__device__ __forceinline__ void fetch(Rows& rows, const Source& from, const Args& p, const Place& k, int left) {
+    fetch_rows(rows.delta, from.delta, p.delta_step, left, k);
+    fetch_rows(rows.u, from.u, p.u_step, left, k);
+    fetch_rows(rows.dy, from.dy, p.dy_step, left, k);
+    if (GATE) fetch_rows(rows.gate, from.gate, p.gate_step, left, k);
 }
 
 // One channel and step: gradients of u, delta and gate from the sums over states.
@@ -220,14 +213,42 @@ __device__ __forceinline__ Grads gradients(
     return g;
 }
 
+// db and dc of this block's channels: sums over its warps.
+__device__ __forceinline__ void add_maps(const Shared& m, const Args& p, const Place& k, Long tile, int here) {
+    constexpr int EACH_WARP = TILE * 2 * STATES;
+    float* to = p.part_maps + (((k.part * p.batch + k.row) * p.time + tile) * p.groups + k.group) * 2 * p.states;
+    const int step = p.groups * 2 * p.states;
+    if (p.states == STATES) {
+        for (int i = 4 * k.tid; i < EACH_WARP; i += 4 * THREADS) {
+            const int t = i / (2 * STATES);
+            if (t >= here) break;
+            float sum[4] = {0.f, 0.f, 0.f, 0.f}, v[4];
+            EACH(w, WARPS) {
+                load_quad(v, m.sums + w * EACH_WARP + i);
+                EACH(n, 4) sum[n] += v[n];
+            }
+            save_quad(to + t * step + i % (2 * STATES), sum);
+        }
+        return;
+    }
+    for (int i = k.tid; i < EACH_WARP; i += THREADS) {
+        const int n = i % STATES, which = i / STATES % 2, t = i / (2 * STATES);
+        if (n >= p.states || t >= here) continue;
+        float sum = 0.f;
+        EACH(w, WARPS) sum += m.sums[w * EACH_WARP + i];
+        to[t * step + which * p.states + n] = sum;
+    }
+}
+
 struct Totals {  // of the two channels whose rows a thread prepares
     float skip[2], bias[2];
 };
 
 // Gradients of the rows and the maps to memory; `here` steps of the tile exist, `left` of them are not padding.
 __device__ __forceinline__ void end(
-    const Shared& m, const Source& from, const Channel& mine, Totals& totals, const Args& p, const Place& k, Long tile,
+    const Shared& m, const Rows& rows, const Channel& mine, Totals& totals, const Args& p, const Place& k, Long tile,
     int here, int left) {
+    const bool whole = is_whole(left, k);
     EACH(i, PER) {
         const int item = item_of(i, k.tid), pair = item % PAIRS, first = item / PAIRS * 4, channel = 2 * pair;
         if (!is_item(item)) break;
@@ -239,18 +260,10 @@ __device__ __forceinline__ void end(
             load_quad(qa[h], m.rate + at);
             load_quad(y[h], m.dy + at);
         }
-        const Data* u_at = from.u + tile * p.u_step + (first * p.u_step + channel);
-        const Data* delta_at = from.delta + tile * p.delta_step + (first * p.delta_step + channel);
-        const Data* dy_at = from.dy + tile * p.dy_step + (first * p.dy_step + channel);
-        const Data* gate_at = GATE ? from.gate + tile * p.gate_step + (first * p.gate_step + channel) : nullptr;
         const Long to = (k.row * p.time + tile) * p.width + (k.first + first * p.width + channel);
         EACH(j, 4) {
-            const bool inside = first + j < left, low = inside && channel < k.count;
-            const bool high = inside && channel + 1 < k.count;
-            const Pair u = pair_at(u_at + j * p.u_step, low, high);
-            const Pair delta = pair_at(delta_at + j * p.delta_step, low, high);
-            const Pair dy = pair_at(dy_at + j * p.dy_step, low, high);
-            const Pair gate = GATE ? pair_at(gate_at + j * p.gate_step, low, high) : Pair{};
+            const Pair u = rows.u[i][j], delta = rows.delta[i][j], dy = rows.dy[i][j];
+            const Pair gate = GATE ? rows.gate[i][j] : Pair{};
             Grads g[2];
             g[0] = gradients(
                 low_of(u), low_of(delta) + mine.bias[0], low_of(gate), low_of(dy), dt[0][j], gb[0][j], qa[0][j],
@@ -259,33 +272,26 @@ __device__ __forceinline__ void end(
                 high_of(u), high_of(delta) + mine.bias[1], high_of(gate), high_of(dy), dt[1][j], gb[1][j], qa[1][j],
                 y[1][j], mine.skip[1]);
             EACH(h, 2) {
-                if (!inside) g[h] = Grads{0.f, 0.f, 0.f, 0.f};
+                if (first + j >= left) g[h] = Grads{0.f, 0.f, 0.f, 0.f};
                 totals.skip[h] += g[h].dskip;
                 totals.bias[h] += g[h].ddelta;
             }
-            if (first + j < here) {
+            if (whole || first + j < here) {
                 const Long at = to + j * p.width;
-                store_pair(p.du + at, g[0].du, g[1].du, channel, k.count);
-                store_pair(p.ddelta + at, g[0].ddelta, g[1].ddelta, channel, k.count);
-                if (GATE) store_pair(p.dgate + at, g[0].dgate, g[1].dgate, channel, k.count);
+                const int place = whole ? 0 : channel, count = whole ? 2 : k.count;
+                store_pair(p.du + at, g[0].du, g[1].du, place, count);
+                store_pair(p.ddelta + at, g[0].ddelta, g[1].ddelta, place, count);
+                if (GATE) store_pair(p.dgate + at, g[0].dgate, g[1].dgate, place, count);
             }
         }
     }
-    for (int i = k.tid; i < TILE * 2 * STATES; i += THREADS) {  // sums over the block's warps
-        const int n = i % STATES, which = i / STATES % 2;
-        const Long t = tile + i / (2 * STATES);
-        if (n >= p.states || t >= k.stop) continue;
-        float sum = 0.f;
-        EACH(w, WARPS) sum += m.sums[w * TILE * 2 * STATES + i];
-        p.part_maps[((((k.part * p.batch + k.row) * p.time + t) * p.groups + k.group) * 2 + which) * p.states + n] = sum;
-    }
+    add_maps(m, p, k, tile, here);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_backward(const Args p) {
     const Shared m = shared_places();
     const Place k = place(p, p.chunks, 0);
     const Thread s = thread_of(k.tid);
-    const Source from = source(p, k);
     const Channel mine = channel_parameters(p, k);
     Totals totals = {{0.f, 0.f}, {0.f, 0.f}};
     float rate[CHANNELS][OWN], flow[CHANNELS][OWN], da[CHANNELS][OWN];
@@ -301,10 +307,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_backward(const 
         }
     }
     const int tiles = (int)((k.stop - k.start + TILE - 1) / TILE);
-    for (int i = tiles - 1; i >= 0; --i) {
-        const Long tile = k.start + (Long)i * TILE;
-        const int left = steps_left(k, tile);
-        begin(m, from, mine, p, k, tile, left);
+    Long tile = k.start + (Long)(tiles - 1) * TILE;
+    Source from = source(p, k, tile);
+    int left = steps_left(k, tile);
+    Rows rows;
+    fetch(rows, from, p, k, left);
+    for (; tile >= k.start; tile -= TILE) {
+        Data b[MAPS], c[MAPS];
+        fetch_map(b, from.b, p.b_step, left, p.states, k.tid);
+        fetch_map(c, from.c, p.c_step, left, p.states, k.tid);
+        prepare(m.dt, m.in, rows.u, rows.delta, mine, left, k.tid);
+        prepare_back(m.dy, rows.dy, rows.gate, k.tid);
+        store_map(m.b, b, k.tid);
+        store_map(m.c, c, k.tid);
+        if (PACKED) mark_edges(m.code, p, tile, left, k.tid);
         float h[CHANNELS][OWN];
         EACH(r, CHANNELS) {
             int channel = channel_of(s.row + r * SLOTS);
@@ -325,8 +341,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_backward(const 
             if (PACKED && has_edge(m.code, q)) four_back<true>(flow, da, rate, m, q, p, k, s);
             else four_back<false>(flow, da, rate, m, q, p, k, s);
         }
+        fetch(rows, from, p, k, left);  // once more: they would take too many registers meanwhile
         __syncthreads();
-        end(m, from, mine, totals, p, k, tile, (int)min((Long)TILE, k.stop - tile), left);
+        end(m, rows, mine, totals, p, k, tile, (int)min((Long)TILE, k.stop - tile), left);
+        if (tile > k.start) {
+            from.move(p, -TILE);
+            left = steps_left(k, tile - TILE);
+            fetch(rows, from, p, k, left);
+        }
     }
     EACH(r, CHANNELS) {
         int channel = channel_of(s.row + r * SLOTS);

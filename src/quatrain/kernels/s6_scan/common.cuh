@@ -18,6 +18,9 @@
 #define PER ((ITEMS + THREADS - 1) / THREADS)  // items of one thread: 2 channels x 4 steps each
 #define MAPS ((TILE * STATES + THREADS - 1) / THREADS)
 #define VECTORS (OWN / 4)
+#ifndef OFFSET
+#define OFFSET 0.f
+#endif
 #define CUT 100.f  // powers of two: a state that decayed by more is gone
 
 struct Args {  // the same fields in the same order as in _launch.py
@@ -101,9 +104,22 @@ __device__ __forceinline__ void store_pair(Data* x, float low, float high, int c
 #endif
 }
 
+// Whether a tile is whole, so that nothing has to be left out.
+__device__ __forceinline__ bool is_whole(int left, const Place& k) {
+    return PAIRED && ITEMS % THREADS == 0 && left == TILE && k.count == WIDTH;
+}
+
 // Items of one tile of a (T, E) tensor; x points at its first step and the block's first channel, and `left`
 // steps are there.
 __device__ __forceinline__ void fetch_rows(Pair (&out)[PER][4], const Data* x, int step, int left, const Place& k) {
+    if (is_whole(left, k)) {
+        EACH(i, PER) {
+            const int item = item_of(i, k.tid);
+            const Data* at = x + (item / PAIRS * 4 * step + 2 * (item % PAIRS));
+            EACH(j, 4) out[i][j] = *(const Pair*)(at + j * step);
+        }
+        return;
+    }
     EACH(i, PER) {
         const int item = item_of(i, k.tid), channel = 2 * (item % PAIRS), first = item / PAIRS * 4;
         const Data* at = x + (first * step + channel);
@@ -117,6 +133,13 @@ __device__ __forceinline__ void fetch_rows(Pair (&out)[PER][4], const Data* x, i
 
 // One tile of a (T, N) map, TILE x STATES numbers over the block's threads.
 __device__ __forceinline__ void fetch_map(Data (&out)[MAPS], const Data* x, int step, int left, int states, int tid) {
+    if ((TILE * STATES) % THREADS == 0 && left == TILE && states == STATES) {
+        EACH(i, MAPS) {
+            const int at = tid + i * THREADS;
+            out[i] = x[at / STATES * step + at % STATES];
+        }
+        return;
+    }
     EACH(i, MAPS) {
         const int at = tid + i * THREADS, n = at % STATES, t = at / STATES;
         out[i] = t < TILE && n < states && t < left ? x[t * step + n] : Data{};
@@ -173,6 +196,15 @@ __device__ __forceinline__ void read_rates(float (&out)[CHANNELS][OWN], const Ar
             out[r][n] = real ? p.a[(Long)(k.first + channel) * p.states + s.state + n] * LOG2E : -1.f;
         }
     }
+}
+
+// Of a state over a step. Float32 data are to be as exact as float32 goes.
+__device__ __forceinline__ float decay_of(float dt, float rate) {
+#if DATA == 0
+    return exact_ex2(dt * rate);
+#else
+    return ex2(fmaf(dt, rate, OFFSET));
+#endif
 }
 
 __device__ __forceinline__ float step_size(float x) { return SOFTPLUS ? softplus(x) : x; }

@@ -23,13 +23,13 @@ __device__ __forceinline__ void four_steps(
             }
         }
         EACH(r, CHANNELS) {
-            float sum = 0.f;
+            float sum[2] = {0.f, 0.f};  // two chains, so that less waits
             EACH(n, OWN) {
                 float add = drive(dt[r][j], in[r][j], b[n], rate[r][n]);
-                h[r][n] = fmaf(ex2(dt[r][j] * rate[r][n]), h[r][n], add);
-                sum = fmaf(c[n], h[r][n], sum);
+                h[r][n] = fmaf(decay_of(dt[r][j], rate[r][n]), h[r][n], add);
+                sum[n % 2] = fmaf(c[n], h[r][n], sum[n % 2]);
             }
-            y[4 * r + j] = sum;
+            y[4 * r + j] = sum[0] + sum[1];
         }
         if (EDGE && (edge & 2)) {
             EACH(r, CHANNELS) {
@@ -44,6 +44,7 @@ __device__ __forceinline__ void four_steps(
 __device__ __forceinline__ void finish(
     const float* y_s, const Pair (&u)[PER][4], const Pair (&gate)[PER][4], const Channel& mine, Data* to, int width,
     int here, int left, const Place& k) {
+    const bool whole = is_whole(left, k);
     EACH(i, PER) {
         const int item = item_of(i, k.tid), pair = item % PAIRS, first = item / PAIRS * 4;
         if (!is_item(item)) break;
@@ -54,7 +55,9 @@ __device__ __forceinline__ void finish(
             float low = fmaf(mine.skip[0], low_of(u[i][j]), y[0][j]) * (GATE ? silu(low_of(gate[i][j])) : 1.f);
             float high = fmaf(mine.skip[1], high_of(u[i][j]), y[1][j]) * (GATE ? silu(high_of(gate[i][j])) : 1.f);
             const bool inside = first + j < left;
-            if (first + j < here) {
+            if (whole) {
+                store_pair(at + j * width, low, high, 0, 2);
+            } else if (first + j < here) {
                 store_pair(at + j * width, inside ? low : 0.f, inside ? high : 0.f, 2 * pair, k.count);
             }
         }
@@ -70,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
 
     const Place k = place(p, p.chunks, 0);
     const Thread s = thread_of(k.tid);
-    const Source from = source(p, k);
+    Source from = source(p, k, k.start);
     const Channel mine = channel_parameters(p, k);
     float rate[CHANNELS][OWN], h[CHANNELS][OWN];
     read_rates(rate, p, k, s);
@@ -86,17 +89,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
     }
 
     Raw raw;
-    auto fetch = [&](Long at) {
-        const int left = steps_left(k, at);
-        fetch_rows(raw.u, from.u + at * p.u_step, p.u_step, left, k);
-        fetch_rows(raw.delta, from.delta + at * p.delta_step, p.delta_step, left, k);
-        if (GATE) fetch_rows(raw.gate, from.gate + at * p.gate_step, p.gate_step, left, k);
-        fetch_map(raw.b, from.b + at * p.b_step, p.b_step, left, p.states, k.tid);
-        fetch_map(raw.c, from.c + at * p.c_step, p.c_step, left, p.states, k.tid);
+    auto fetch = [&](int left) {
+        fetch_rows(raw.u, from.u, p.u_step, left, k);
+        fetch_rows(raw.delta, from.delta, p.delta_step, left, k);
+        if (GATE) fetch_rows(raw.gate, from.gate, p.gate_step, left, k);
+        fetch_map(raw.b, from.b, p.b_step, left, p.states, k.tid);
+        fetch_map(raw.c, from.c, p.c_step, left, p.states, k.tid);
     };
-    fetch(k.start);
+    int left = steps_left(k, k.start);
+    fetch(left);
+    Data* to = p.y + ((k.row * p.time + k.start) * p.width + k.first);
     for (Long tile = k.start; tile < k.stop; tile += TILE) {
-        const int left = steps_left(k, tile);
         prepare(dt_s, in_s, raw.u, raw.delta, mine, left, k.tid);
         store_map(b_s, raw.b, k.tid);
         store_map(c_s, raw.c, k.tid);
@@ -104,7 +107,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
         Pair u[PER][4], gate[PER][4];
         EACH(i, PER) EACH(j, 4) u[i][j] = raw.u[i][j], gate[i][j] = raw.gate[i][j];
         __syncthreads();
-        if (tile + TILE < k.stop) fetch(tile + TILE);
+        const int next = steps_left(k, tile + TILE);
+        if (tile + TILE < k.stop) {
+            from.move(p, TILE);
+            fetch(next);
+        }
         if (p.marks && tile % MARK == 0) {
             EACH(r, CHANNELS) {
                 int channel = channel_of(s.row + r * SLOTS);
@@ -128,8 +135,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
             EACH(i, LEFT) to[i / 4 * SLOTS * ROW + i % 4] = y[i];
         }
         __syncthreads();
-        Data* to = p.y + ((k.row * p.time + tile) * p.width + k.first);
         finish(dt_s, u, gate, mine, to, p.width, (int)min((Long)TILE, k.stop - tile), left, k);
+        to += (Long)TILE * p.width;
+        left = next;
     }
     if (!PACKED && k.stop == p.time) {
         EACH(r, CHANNELS) {

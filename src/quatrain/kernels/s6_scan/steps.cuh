@@ -5,11 +5,21 @@ struct Raw {  // a tile on its way from memory, in registers
     Data b[MAPS], c[MAPS];
 };
 
-struct Source {  // where a block's rows begin
+struct Source {  // where a block's rows of a tile begin
     const Data *u, *delta, *gate, *dy, *b, *c;
+
+    __device__ __forceinline__ void move(const Args& p, Long steps) {
+        u += steps * p.u_step;
+        delta += steps * p.delta_step;
+        if (GATE) gate += steps * p.gate_step;
+        if (dy) dy += steps * p.dy_step;
+        b += steps * p.b_step;
+        c += steps * p.c_step;
+    }
 };
 
-__device__ __forceinline__ Source source(const Args& p, const Place& k) {
+// Rows of the tile that begins at step t.
+__device__ __forceinline__ Source source(const Args& p, const Place& k, Long t) {
     Source s;
     s.u = p.u + k.row * p.u_row + k.first;
     s.delta = p.delta + k.row * p.delta_row + k.first;
@@ -17,6 +27,7 @@ __device__ __forceinline__ Source source(const Args& p, const Place& k) {
     s.dy = p.dy ? p.dy + k.row * p.dy_row + k.first : nullptr;
     s.b = p.b + k.row * p.b_row + k.group * p.b_group;
     s.c = p.c + k.row * p.c_row + k.group * p.c_group;
+    s.move(p, t);
     return s;
 }
 
@@ -94,7 +105,6 @@ __device__ __forceinline__ void tail(const Args& p) {
 
     const Place k = place(p, p.chunks - 1, REVERSED ? 1 : 0);
     const Thread s = thread_of(k.tid);
-    const Source from = source(p, k);
     const Channel mine = channel_parameters(p, k);
     float rate[CHANNELS][OWN], sum[CHANNELS][OWN], walked[CHANNELS], slowest[CHANNELS];
     read_rates(rate, p, k, s);
@@ -107,21 +117,19 @@ __device__ __forceinline__ void tail(const Args& p) {
         }
     }
     const int tiles = (int)((k.stop - k.start + TILE - 1) / TILE);
-    const Data* map = REVERSED ? from.c : from.b;
-    const Data* rows = REVERSED ? from.dy : from.u;
     const int step = REVERSED ? p.dy_step : p.u_step, map_step = REVERSED ? p.c_step : p.b_step;
     bool ended = false;
 
     Raw raw;
     Long tile = k.start + (Long)(REVERSED ? 0 : tiles - 1) * TILE;
-    auto fetch = [&](Long at) {
-        const int left = steps_left(k, at);
-        fetch_rows(raw.delta, from.delta + at * p.delta_step, p.delta_step, left, k);
-        fetch_rows(raw.u, rows + at * step, step, left, k);
-        if (REVERSED && GATE) fetch_rows(raw.gate, from.gate + at * p.gate_step, p.gate_step, left, k);
-        fetch_map(raw.b, map + at * map_step, map_step, left, p.states, k.tid);
+    Source from = source(p, k, tile);
+    auto fetch = [&](int left) {
+        fetch_rows(raw.delta, from.delta, p.delta_step, left, k);
+        fetch_rows(raw.u, REVERSED ? from.dy : from.u, step, left, k);
+        if (REVERSED && GATE) fetch_rows(raw.gate, from.gate, p.gate_step, left, k);
+        fetch_map(raw.b, REVERSED ? from.c : from.b, map_step, left, p.states, k.tid);
     };
-    fetch(tile);
+    fetch(steps_left(k, tile));
     for (int i = 0; i < tiles && !ended; ++i) {
         const int left = steps_left(k, tile);
         if (REVERSED) {
@@ -140,7 +148,10 @@ __device__ __forceinline__ void tail(const Args& p) {
         if (PACKED) mark_edges(code_s, p, tile, left, k.tid);
         __syncthreads();
         const Long next = tile + (REVERSED ? TILE : -TILE);
-        if (i + 1 < tiles) fetch(next);
+        if (i + 1 < tiles) {
+            from.move(p, REVERSED ? TILE : -TILE);
+            fetch(steps_left(k, next));
+        }
         for (int quads = 0; quads < QUADS && !ended; ++quads) {
             const int q = REVERSED ? quads : QUADS - 1 - quads;
             float dt[CHANNELS][4], in[CHANNELS][4];
