@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _nvrtc
-from quatrain.kernels._autograd import recorded
+from quatrain.kernels._autograd import call, no_autocast, recorded
 from quatrain.kernels._op import Arguments
 from quatrain.kernels.s6_scan._launch import Launch
 
@@ -79,10 +79,31 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """See `s6_scan_reference`."""
     tensors = (u, delta, a, b, c, skip, gate, delta_bias, h0)
-    y, h, _ = torch.ops.quatrain.s6_scan_cuda(
-        *tensors, softplus, zoh, lengths, cu_seqlens, recorded(*tensors)
-    )
+    flags = (softplus, zoh, lengths, cu_seqlens)
+    keep = recorded(*tensors)
+    if torch.compiler.is_compiling() or type(u) not in (Tensor, torch.nn.Parameter):
+        y, h, _ = torch.ops.quatrain.s6_scan_cuda(*tensors, *flags, keep)
+    elif keep:
+        y, h = call(_Scan, *tensors, *flags)
+    else:  # straight to the kernels: the dispatcher takes longer than a short scan
+        y, h, _ = forward(*tensors, *flags, False)
     return y, h
+
+
+class _Scan(torch.autograd.Function):
+    """What torch.library's autograd does, in a third of its time."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        y, h, marks = forward(*args, True)
+        _save(ctx, (*args, True), (y, h, marks))
+        return y, h
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:
+        with no_autocast(ctx.saved_tensors[0]):
+            return _backward(ctx, dy, dh, None, run=backward)[:-1]
 
 
 def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,11 +150,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.save_for_backward(*given[:9], given.lengths, given.cu_seqlens, output[2])
 
 
-def _backward(ctx: Any, dy: Tensor | None, dh: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, dy: Tensor | None, dh: Tensor | None, _: Tensor | None, run: Any = None
+) -> tuple[Tensor | None, ...]:
+    run = torch.ops.quatrain.s6_scan_cuda_backward if run is None else run
     *tensors, lengths, cu_seqlens, marks = ctx.saved_tensors
     if dy is None:
         dy = torch.zeros_like(tensors[0])
-    grads = torch.ops.quatrain.s6_scan_cuda_backward(dy, dh, marks, *tensors, *ctx.flags, lengths, cu_seqlens)
+    grads = run(dy, dh, marks, *tensors, *ctx.flags, lengths, cu_seqlens)
     found = (None if x is None else g for x, g in zip(tensors, grads, strict=True))
     return *found, None, None, None, None, None
 
