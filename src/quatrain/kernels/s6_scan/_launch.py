@@ -83,12 +83,10 @@ def shapes(states: int) -> tuple[Shape, Shape]:
     if padded == 4:
         forward = Shape(lanes=1, own=4, channels=2, warps=4, tile=16, blocks=4)
     else:
-        forward = Shape(lanes=padded // 8, own=8, channels=1, warps=4, tile=16, blocks=4)
+        forward = Shape(lanes=padded // 8, own=8, channels=1, warps=4, tile=16, blocks=5)
     own = 8 if padded == 256 else 4
-    tile = 16 if padded <= 128 else 8
-    backward = Shape(
-        lanes=padded // own, own=own, channels=2, warps=4, tile=tile, blocks=3 if padded <= 32 else 2
-    )
+    tile = 32 if padded in (16, 32) else 16 if padded <= 128 else 8
+    backward = Shape(lanes=padded // own, own=own, channels=2, warps=4, tile=tile, blocks=2)
     return forward, backward
 
 

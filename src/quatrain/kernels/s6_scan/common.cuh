@@ -19,7 +19,7 @@
 #define MAPS ((TILE * STATES + THREADS - 1) / THREADS)
 #define VECTORS (OWN / 4)
 #ifndef OFFSET
-#define OFFSET 0.f
+#define OFFSET 0x1p-26f
 #endif
 #define CUT 100.f  // powers of two: a state that decayed by more is gone
 
