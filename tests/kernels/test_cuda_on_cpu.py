@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.test_kernels import check_budget, example, strided
 
 from quatrain.kernels import OPS, Case, _nvrtc
 from quatrain.kernels.s6_scan import _launch, cuda
-from tests.test_kernels import check_budget, example, strided
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(

@@ -67,7 +67,8 @@ def why_not(arguments: Arguments) -> str | None:
         return f"x is on {x.device.type}, the C++ core runs on the CPU"
     if x.dtype not in DTYPES:
         return f"x is {x.dtype}, must be float32, float64 or bfloat16"
-    return _core.missing()
+    reason: str | None = _core.missing()
+    return reason
 
 
 def rank(x: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> Ranks | None:

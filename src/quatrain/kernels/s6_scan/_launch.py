@@ -3,7 +3,7 @@
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,62 @@ if TYPE_CHECKING:
 
 _DATA = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _LEAST_CHUNK = 512  # steps; below it a chunk's tail costs as much as the chunk
-_POINTERS = (
-    "u delta b c gate dy a skip bias h0 dh lengths bounds y last marks carry total du ddelta dgate db dc "
-    "part_maps part_a part_width dh0"
-).split()
-_LONGS = "u_row delta_row gate_row dy_row b_row c_row b_group c_group batch time chunk".split()
-_INTS = (
-    "u_step delta_step gate_step dy_step b_step c_step width states groups parts chunks sequences"
-).split()
+_POINTERS = [
+    "u",
+    "delta",
+    "b",
+    "c",
+    "gate",
+    "dy",
+    "a",
+    "skip",
+    "bias",
+    "h0",
+    "dh",
+    "lengths",
+    "bounds",
+    "y",
+    "last",
+    "marks",
+    "carry",
+    "total",
+    "du",
+    "ddelta",
+    "dgate",
+    "db",
+    "dc",
+    "part_maps",
+    "part_a",
+    "part_width",
+    "dh0",
+]
+_LONGS = [
+    "u_row",
+    "delta_row",
+    "gate_row",
+    "dy_row",
+    "b_row",
+    "c_row",
+    "b_group",
+    "c_group",
+    "batch",
+    "time",
+    "chunk",
+]
+_INTS = [
+    "u_step",
+    "delta_step",
+    "gate_step",
+    "dy_step",
+    "b_step",
+    "c_step",
+    "width",
+    "states",
+    "groups",
+    "parts",
+    "chunks",
+    "sequences",
+]
 _MOST_STEP = 1 << 25  # numbers from one step to the next: a tile's offsets fit into 32 bits
 
 
@@ -97,7 +145,7 @@ def processors(device: torch.device) -> int:
 
 
 def plan(time: int, blocks: int, room: int, unit: int) -> tuple[int, int]:
-    """Number of chunks and steps of a chunk: one chunk where ``blocks`` fill ``room``, else as many as fit."""
+    """Number of chunks and steps of a chunk: one where ``blocks`` fill ``room``, else as many as fit."""
     chunks = 1 if 3 * blocks > room else max(1, min(room // blocks, time // _LEAST_CHUNK))
     steps = -(-time // chunks)
     steps = -(-steps // unit) * unit
@@ -209,7 +257,8 @@ class Launch:
         shape, x = self.shapes[1], self.inputs
         self._rows("dy", dy.to(self.u.dtype))
         kernels = self._prepare(shape, "backward.cu")
-        args, wide = self.args, {"dtype": torch.float32, "device": self.device}
+        args = self.args
+        wide: dict[str, Any] = {"dtype": torch.float32, "device": self.device}
         self._set("marks", marks)
         dh = None if dh is None else dh.to(torch.float32).contiguous()
         self._set("dh", dh)
@@ -239,9 +288,16 @@ class Launch:
         da = part_a.sum(0)[:, : self.states]
         dskip, dbias = part_width.sum(0)
         found = (
-            grads["du"], grads["ddelta"], da, grads["db"], grads["dc"], dskip, grads.get("dgate"), dbias,
+            grads["du"],
+            grads["ddelta"],
+            da,
+            grads["db"],
+            grads["dc"],
+            dskip,
+            grads.get("dgate"),
+            dbias,
             grads.get("dh0"),
-        )  # fmt: skip
+        )
         return [
             self.u.new_empty(0) if given is None or grad is None else grad.to(given.dtype).contiguous()
             for given, grad in zip(x[:9], found, strict=True)
