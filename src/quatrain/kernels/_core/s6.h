@@ -19,7 +19,16 @@ template <class S> struct Tile {
     S *d_rate;                      // [n] accumulated
     S *d_b, *d_c;                   // [t][N] vectors, to be summed over channels
     S *states_scratch, *decays_scratch, *drive_scratch;  // [t][NB] vectors
-    bool first, want_y;             // d_b and d_c are written, not added to
+    bool first;                     // d_b and d_c are written, not added to
+    // Lines of the block that comes next, fetched while this one computes: channels of one vector lie in as many pages
+    // as there are steps, which no hardware prefetcher follows.
+    int streams;
+    const char* next[6];
+    int64_t next_step[6];
+
+    QT_INLINE void fetch(int64_t t) const {
+        for (int i = 0; i < streams; ++i) __builtin_prefetch(next[i] + t * next_step[i], 0, 2);
+    }
 };
 
 template <class S, bool ZOH, int NB> void forward_states(const Tile<S>& k, int64_t n) {
@@ -34,6 +43,7 @@ template <class S, bool ZOH, int NB> void forward_states(const Tile<S>& k, int64
         const S *b = k.b + t * k.states + n, *c = k.c + t * k.states + n;
         const Vec<S> dt = load(k.dt + t * W), du = load((ZOH ? k.u : k.du) + t * W);
         Vec<S> y = load(k.y + t * W);
+        if (n == k.n0) k.fetch(t);
 #pragma GCC unroll 8
         for (int j = 0; j < NB; ++j) {
             const Vec<S> x = dt * rate[j], decay = vexp2<S>(x);
@@ -73,6 +83,7 @@ template <class S, bool ZOH, int NB> void backward_states(const Tile<S>& k, int6
         const S *b = k.b + t * k.states + n, *c = k.c + t * k.states + n;
         const Vec<S> dt = load(k.dt + t * W), du = load((ZOH ? k.u : k.du) + t * W);
         Vec<S> y = load(k.y + t * W);
+        if (n == k.n0) k.fetch(t);
 #pragma GCC unroll 8
         for (int j = 0; j < NB; ++j) {
             const Vec<S> x = dt * rate[j], decay = vexp2<S>(x);

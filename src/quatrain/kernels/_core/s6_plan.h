@@ -21,7 +21,7 @@ struct S6Args {
 
 struct S6Plan {
     int64_t tile, group_width, group_blocks, blocks, ranges, row_groups, parts, tiles;
-    int64_t backward;
+    int64_t backward, sums;
     std::vector<int64_t> tile_first, group_first;  // by sequence; by row group
 
     int64_t length(const S6Args& k, int64_t s) const { return k.length ? k.length[s] : k.time; }
@@ -56,13 +56,14 @@ template <class S> S6Plan make_plan(const S6Args& k, bool backward) {
     p.ranges_all = p.ranges * k.groups;
     const int64_t coarse = p.row_groups * p.ranges_all;
     const bool large = k.batch * k.time * k.states * p.blocks * W >= (1 << 17);
-    p.parts = large ? std::max<int64_t>(1, std::min(4 / coarse, k.states / 4)) : 1;
+    p.parts = large && coarse == 1 && k.states >= 8 ? 2 : 1;
     p.group_first.assign(size_t(p.row_groups) + 1, k.sequences);
     p.group_first[0] = 0;
     for (int64_t s = 0, g = 1; s < k.sequences && g < p.row_groups; ++s)
         while (g < p.row_groups && p.tile_first[size_t(s) + 1] * p.row_groups >= g * p.tiles) p.group_first[size_t(g++)] = s + 1;
     const int64_t rows = k.batch * k.time;
-    p.work_y = p.parts == 1 ? 0 : p.parts * (backward ? 4 : 1) * rows * p.blocks * W;
+    p.sums = !backward ? 1 : k.zoh ? 4 : 3;  // y; sums along b, along a and for zoh a third one
+    p.work_y = p.parts == 1 ? 0 : p.parts * p.sums * rows * p.blocks * W;
     p.work_maps = backward ? p.ranges * rows * k.groups * k.states : 0;
     p.work_rate = backward ? p.row_groups * p.blocks * k.states * W : 0;
     p.work_vector = backward ? p.row_groups * p.blocks * 2 * W : 0;

@@ -1,4 +1,6 @@
 // s6_scan on a CPU, forward and backward; the derivation is in kernels/s6_scan/README.md.
+#include <initializer_list>
+
 #include "parallel.h"
 #include "s6.h"
 #include "s6_plan.h"
@@ -89,6 +91,20 @@ template <class S, bool ZOH> struct Task {
         load_map(k.c, b, t0, steps, group, k.states, maps_c);
     }
 
+    // Where the rows of the block after block i of this tile lie, in the tensors that are read and written by vectors.
+    void look_ahead(int64_t b, int64_t t0, int64_t t_next, int64_t i, std::initializer_list<const QtTensor*> tensors) {
+        const int64_t next = i + 1 < count ? i + 1 : 0, t = i + 1 < count ? t0 : t_next;
+        tile.streams = 0;
+        if (t < 0) return;
+        for (const QtTensor* x : tensors) {
+            if (!x->dtype) continue;
+            const int64_t size = x->dtype == QT_F64 ? 8 : x->dtype == QT_F32 ? 4 : 2;
+            tile.next[tile.streams] = static_cast<const char*>(x->data) +
+                                      size * (b * x->stride[1] + t * x->stride[2] + channel(next) * x->stride[3]);
+            tile.next_step[tile.streams++] = size * x->stride[2];
+        }
+    }
+
     void point(int64_t i) {
         const int64_t n = k.states * W;
         tile.rate2 = rate2 + i * n;
@@ -105,7 +121,7 @@ template <class S, bool ZOH> struct Task {
     // Sums over this part's states go to the work space, and `finish` adds the parts up.
     S* partial(int64_t which, int64_t of, int64_t b, int64_t t0, int64_t i) const {
         const int64_t all = k.batch * k.time;
-        return static_cast<S*>(k.work) + (((of * (p.backward ? 4 : 1) + which) * all + b * k.time + t0) * p.blocks + block(i)) * W;
+        return static_cast<S*>(k.work) + (((of * p.sums + which) * all + b * k.time + t0) * p.blocks + block(i)) * W;
     }
     void put_partial(int64_t which, int64_t b, int64_t t0, int64_t steps, int64_t i, const S* x) const {
         S* to = partial(which, part, b, t0, i);
@@ -140,6 +156,7 @@ template <class S, bool ZOH> struct Task {
                     load_inputs(b, t0, steps, i);
                     if (k.bounds) std::memcpy(bound(s, number, i) + tile.n0 * W, tile.h + tile.n0 * W, size_t((tile.n1 - tile.n0) * W) * sizeof(S));
                     std::fill(y, y + steps * W, S(0));
+                    look_ahead(b, t0, t0 + steps, i, {&k.u, &k.delta, &k.gate, &k.y});
                     forward_tile<S, ZOH>(tile);
                     if (p.parts > 1)
                         put_partial(0, b, t0, steps, i, y);
@@ -218,10 +235,11 @@ template <class S, bool ZOH> struct Task {
                     load_inputs(b, t0, steps, i);
                     load_cotangents(b, t0, steps, i);
                     for (S* x : {y, along_b, along_a, hold}) std::fill(x, x + steps * W, S(0));
+                    look_ahead(b, t0, t0 - p.tile < t_begin ? -1 : t0 - p.tile, i, {&k.u, &k.delta, &k.gate, &k.dy, &k.d_u, &k.d_delta});
                     backward_tile<S, ZOH>(tile);
                     if (p.parts > 1) {
                         const S* sums[] = {y, along_b, along_a, hold};
-                        for (int64_t which = 0; which < 4; ++which) put_partial(which, b, t0, steps, i, sums[which]);
+                        for (int64_t which = 0; which < p.sums; ++which) put_partial(which, b, t0, steps, i, sums[which]);
                     } else {
                         write_gradients(b, t0, steps, i);
                     }
@@ -305,7 +323,7 @@ template <class S, bool ZOH> struct Task {
                     load_inputs(b, t0, steps, i);
                     load_cotangents(b, t0, steps, i);
                     S* sums[] = {y, along_b, along_a, hold};
-                    for (int64_t which = 0; which < 4; ++which) sum_partials(which, b, t0, steps, i, sums[which]);
+                    for (int64_t which = 0; which < p.sums; ++which) sum_partials(which, b, t0, steps, i, sums[which]);
                     write_gradients(b, t0, steps, i);
                 }
         }

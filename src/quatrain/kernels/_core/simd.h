@@ -162,13 +162,16 @@ template <> QT_INLINE void store_as<float, F16>(F16* p, Vec<float> v) {
 // -- sums over lanes
 
 // Lane l of the result is the sum of v[l]: a tree of pairwise additions. Overwrites v.
-template <class S> QT_INLINE Vec<S> sum_each(Vec<S>* v) {
+template <class S, int d = lanes<S> / 2> QT_INLINE Vec<S> sum_each(Vec<S>* v) {
     constexpr int W = lanes<S>;
-    Int<S> lane;
-    for (int l = 0; l < W; ++l) lane[l] = l;
-    for (int d = W / 2; d >= 1; d /= 2) {
+    if constexpr (d == 0) {
+        return v[0];
+    } else {
+        Int<S> lane;
+        for (int l = 0; l < W; ++l) lane[l] = l;
         const Int<S> second = (lane & d) != 0;  // -1 where the second vector's sums go
         const Int<S> low = second ? lane - d + W : lane, high = second ? lane + W : lane + d;
+#pragma GCC unroll 8
         for (int i = 0; i < d; ++i) {
 #if defined(__clang__)
             Vec<S> a, b;
@@ -181,8 +184,8 @@ template <class S> QT_INLINE Vec<S> sum_each(Vec<S>* v) {
             v[i] = __builtin_shuffle(v[i], v[i + d], low) + __builtin_shuffle(v[i], v[i + d], high);
 #endif
         }
+        return sum_each<S, d / 2>(v);
     }
-    return v[0];
 }
 
 }  // namespace quatrain
