@@ -26,13 +26,14 @@ from quatrain.model.lm import LanguageModel
 PATTERNS: dict[str, dict[str, Any]] = {
     "rnn": {"pattern": "rnn"},
     "lstm": {"pattern": "lstm"},
+    "gru": {"pattern": "gru"},
     "attention": {"pattern": "attention", "mixer": {"attention": {"heads": 2}}},
     "s6": {"pattern": "s6", "mixer": {"s6": {"state": 3}}},
     "s4d": {"pattern": "s4d", "mixer": {"s4d": {"state": 3}}},
     "hybrid": {"pattern": "s6 attention", "mixer": {"s6": {"state": 3}, "attention": {"heads": 2}}},
     "window": {"pattern": "attention", "mixer": {"attention": {"heads": 2, "window": 3}}},
 }
-RECURRENT = ("rnn", "lstm", "s6", "s4d", "window")
+RECURRENT = ("rnn", "lstm", "gru", "s6", "s4d", "window")
 EVERY = pytest.mark.parametrize("name", PATTERNS)
 GREEDY = Sampling(temperature=0)
 

@@ -103,6 +103,7 @@ def test_matches_float64_reference(op, impl, case, dtype, device):
 WIDE_PARAMETERS = {
     "rnn_scan": ("weight", "h0"),
     "lstm_scan": ("weight", "h0", "c0"),
+    "gru_scan": ("weight", "bias", "h0"),
     "s6_scan": ("a", "skip", "delta_bias", "h0"),
     "s6_step": ("a", "skip", "delta_bias", "h0"),
     "causal_conv": ("weight", "bias"),

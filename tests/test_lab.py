@@ -381,7 +381,7 @@ def test_every_rule_of_a_comparison_is_named_at_once():
         CompareConfig(**wrong)
     lines = str(error.value).splitlines()
     assert {line.split(" = ")[0] for line in lines} == set(wrong)
-    assert "mixers = 'lstmm': must be one of rnn, lstm, attention, s6, s4d (did you mean lstm?)" in lines
+    assert "mixers = 'lstmm': must be one of rnn, lstm, gru, attention, s6, s4d (did you mean lstm?)" in lines
 
 
 def test_patterns_are_mixers_too():

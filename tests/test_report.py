@@ -32,6 +32,7 @@ CONTEXTS = [128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 _MODELS = {
     "rnn": (1.512, 62000, 408, 3, 0.21, 4896, 1.01, 14),
     "lstm": (1.298, 31000, 224, 3, 0.38, 5376, 1.02, 60),
+    "gru": (1.315, 36000, 264, 3, 0.36, 3168, 1.02, 50),
     "attention": (1.331, 24000, 144, 4, 0.62, 0, 1.63, 700),
     "s6": (1.236, 19000, 136, 4, 0.55, 78336, 1.00, 260),
     "s4d": (1.402, 27000, 136, 4, 0.41, 78336, 1.04, 150),
@@ -187,7 +188,7 @@ def comparison(mixers: tuple[str, ...] = ("rnn", "lstm", "attention", "s6"), see
     return [*rows, {"kind": "end", "training_seconds": 571.0, "evaluation_seconds": 143.0, "complete": True}]
 
 
-ALL = ("rnn", "lstm", "attention", "s6", "s4d")
+ALL = ("rnn", "lstm", "gru", "attention", "s6", "s4d")
 
 
 def changed(rows: list[Row], kind: str, mixer: str, **fields: Any) -> list[Row]:
@@ -232,7 +233,7 @@ def test_numbers_read_like_written_by_a_person(text, expected):
 def test_table_has_a_line_per_model_and_baseline_best_first():
     header, lines = report.table(comparison(ALL))
     assert [line[0] for line in lines] == [
-        "Mamba (S6)", "LSTM", "Transformer", "S4D", "RNN",
+        "Mamba (S6)", "LSTM", "GRU", "Transformer", "S4D", "RNN",
         "order-3 Markov", "order-2 Markov", "order-1 Markov", "unigram", "uniform",
     ]  # fmt: skip
     assert all(len(line) == len(header) for line in lines)
@@ -391,8 +392,8 @@ def test_rows_written_twice_count_once():
 
 
 def test_mixers_that_the_table_of_styles_does_not_know_get_their_own_look():
-    looks = styles(["s6", "gru", "s6 s6 attention", "gru"])
-    assert [look.name for look in looks.values()] == ["Mamba (S6)", "gru", "s6 s6 attention"]
+    looks = styles(["s6", "mega", "s6 s6 attention", "mega"])
+    assert [look.name for look in looks.values()] == ["Mamba (S6)", "mega", "s6 s6 attention"]
     assert len({look.colour for look in looks.values()}) == 3
 
 
@@ -617,8 +618,8 @@ def test_browser_sorts_and_hovers(page, browse, tmp_path):
     data, _, log = browse(probed, 1280)
     assert len(log) == 1, log  # the probe's own line: an error would be seen
     assert "the probe was here" in log[0]
-    assert data["up"].startswith("Mamba (S6),Transformer,S4D,LSTM,RNN,order-")
-    assert data["down"].startswith("RNN,LSTM,S4D,Transformer,Mamba (S6),order-")
+    assert data["up"].startswith("Mamba (S6),Transformer,S4D,LSTM,GRU,RNN,order-")
+    assert data["down"].startswith("RNN,GRU,LSTM,S4D,Transformer,Mamba (S6),order-")
     assert re.fullmatch(r"ModelTransformercontext[\d,]+state[\d.]+&nbsp;[KM]iB", data["tip"])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quatrain.checkpoint import load as load
     from quatrain.mixers.attention import Attention as Attention
+    from quatrain.mixers.gru import GRU as GRU
     from quatrain.mixers.lstm import LSTM as LSTM
     from quatrain.mixers.rnn import RNN as RNN
     from quatrain.mixers.s4d import S4D as S4D
@@ -19,13 +20,14 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "RNN": "quatrain.mixers.rnn",
     "LSTM": "quatrain.mixers.lstm",
+    "GRU": "quatrain.mixers.gru",
     "Attention": "quatrain.mixers.attention",
     "S6": "quatrain.mixers.s6",
     "S4D": "quatrain.mixers.s4d",
     "load": "quatrain.checkpoint",
 }
 
-__all__ = ["LSTM", "RNN", "S4D", "S6", "Attention", "__version__", "load"]
+__all__ = ["GRU", "LSTM", "RNN", "S4D", "S6", "Attention", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

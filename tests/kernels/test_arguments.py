@@ -14,7 +14,7 @@ f32 = torch.float32
 def good(name):
     """Right arguments of an op, every optional tensor but lengths and cu_seqlens present."""
     op = OPS[name]
-    dims = {"B": 2, "T": 6, "S": 9, "D": 4, "E": 4, "N": 3, "W": 4, "R": 6, "H": 4, "K": 2}
+    dims = {"B": 2, "T": 6, "S": 9, "D": 4, "E": 4, "N": 3, "W": 4, "R": 6, "H": 4, "K": 2, "M": 5}
     if name == "attention":
         dims["G"] = 2
     optional = ("h0", "c0", "skip", "gate", "delta_bias", "bias")
@@ -67,6 +67,12 @@ WRONG = [
         "weight: shape (16, 3): must be (4D = 16, D = 4)",
     ),
     ("lstm_scan", "c0", torch.zeros(2, 5), StateError, "c0: shape (2, 5): must be (B = 2, D = 4)"),
+    ("gru_scan", "x", torch.zeros(2, 6, 16), ShapeError, "x: shape (2, 6, 16): must have a last size"),
+    ("gru_scan", "weight", torch.zeros(12, 3), ShapeError, "weight: shape (12, 3): must be (3D = 12, D = 4)"),
+    ("gru_scan", "bias", torch.zeros(12), ShapeError, "bias: shape (12,): must be (D = 4)"),
+    ("gru_scan", "h0", torch.zeros(2, 5), StateError, "h0: shape (2, 5): must be (B = 2, D = 4)"),
+    ("gru_scan", "reset", "both", ShapeError, "reset = 'both': must be one of after, before"),
+    ("gru_scan", "reset", "before", ShapeError, "bias: given with reset = 'before': must be part of x there"),
     ("s6_scan", "u", torch.zeros(2, 0, 4), ShapeError, "u: shape (2, 0, 4): T = 0"),
     (
         "s6_scan",
@@ -118,6 +124,14 @@ WRONG = [
     ("attention", "k_lengths", torch.tensor([1, 10]), ShapeError, "k_lengths = [1, 10]: must lie in [0, S]"),
     ("lti_conv", "kernel", torch.zeros(4, 0), ShapeError, "kernel: shape (4, 0): R must be at least 1"),
     ("lti_conv", "kernel", torch.zeros(3, 6), ShapeError, "kernel: shape (3, 6): must be (E = 4, R)"),
+    ("linear_step", "x", torch.zeros(0, 4), ShapeError, "x: shape (0, 4): B = 0 must be at least 1"),
+    ("linear_step", "x", torch.zeros(2, 3, 4), ShapeError, "x: shape (2, 3, 4): must be (B, D)"),
+    ("linear_step", "weight", torch.zeros(5, 3), ShapeError, "weight: shape (5, 3): must be (M = 5, D = 4)"),
+    ("linear_step", "weight", torch.zeros(5, 4).double(), ShapeError, "weight: dtype torch.float64: must be"),
+    ("linear_step", "add", torch.zeros(4), ShapeError, "add: shape (4,): must be (M = 5)"),
+    ("linear_step", "add", torch.zeros(3, 5), ShapeError, "add: shape (3, 5): must be (B = 2, M = 5)"),
+    ("rms_norm", "weight", torch.zeros(3), ShapeError, "weight: shape (3,): must be (D = 4)"),
+    ("rms_norm", "x", torch.zeros(2, 4, dtype=torch.int64), ShapeError, "x: dtype torch.int64: must be a"),
 ]
 
 
@@ -158,7 +172,7 @@ def test_an_unknown_implementation_is_refused_with_the_known_ones(name):
     ],
 )
 def test_wrong_cu_seqlens(cu_seqlens, rule):
-    for name in ("rnn_scan", "lstm_scan", "s6_scan", "causal_conv", "lti_conv"):
+    for name in ("rnn_scan", "lstm_scan", "gru_scan", "s6_scan", "causal_conv", "lti_conv"):
         arguments = {
             n: x[:1] if isinstance(x, torch.Tensor) and x.ndim == 3 and len(x) == 2 else x
             for n, x in good(name).items()

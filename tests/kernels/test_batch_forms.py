@@ -10,10 +10,17 @@ from quatrain.kernels._batch import mask, pack, unpack
 
 LENGTHS = [4, 0, 1, 9, 6, 0]
 TIME = max(LENGTHS)
-STATES = {"rnn_scan": ("h0",), "lstm_scan": ("h0", "c0"), "s6_scan": ("h0",), "causal_conv": ("h0",)}
+STATES = {
+    "rnn_scan": ("h0",),
+    "lstm_scan": ("h0", "c0"),
+    "gru_scan": ("h0",),
+    "s6_scan": ("h0",),
+    "causal_conv": ("h0",),
+}
 DATA = {
     "rnn_scan": ("x",),
     "lstm_scan": ("x",),
+    "gru_scan": ("x",),
     "s6_scan": ("u", "delta", "b", "c", "gate"),
     "causal_conv": ("x",),
     "lti_conv": ("u",),

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quatrain.kernels import OPS, attention, causal_conv, lstm_scan, rnn_scan, s6_scan, s6_step
+from quatrain.kernels import OPS, attention, causal_conv, gru_scan, lstm_scan, rnn_scan, s6_scan, s6_step
 
 RNG = torch.Generator()
 
@@ -52,6 +52,9 @@ def test_saturated_gates(scale):
     x, h0, c0 = normal(2, 12, 20, scale=scale), normal(2, 5), normal(2, 5)
     weight = normal(20, 5)
     assert all_finite(lstm_scan(x, weight, h0, c0), [x, weight, h0, c0])
+    for reset in ("after", "before"):
+        drive, rows = normal(2, 12, 15, scale=scale), normal(15, 5)
+        assert all_finite(gru_scan(drive, rows, None, h0, reset=reset), [drive, rows, h0])
     drive, square = normal(2, 12, 5, scale=scale), normal(5, 5)
     assert all_finite(rnn_scan(drive, square, h0), [drive, square, h0])
     conv = normal(5, 4)

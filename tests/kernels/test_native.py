@@ -1,4 +1,4 @@
-"""The core under sanitizers: a driver of its own, compiled with the core's sources where there is a compiler."""
+"""The core under sanitizers: a driver of its own, compiled with the core's sources."""
 
 import shutil
 import subprocess

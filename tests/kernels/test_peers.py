@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quatrain.kernels import OPS, Case, attention, causal_conv, lstm_scan, lti_conv, rnn_scan, s6_scan
+from quatrain.kernels import (
+    OPS,
+    Case,
+    attention,
+    causal_conv,
+    gru_scan,
+    lstm_scan,
+    lti_conv,
+    rnn_scan,
+    s6_scan,
+)
 
 RNG = torch.Generator()
 
@@ -63,6 +73,16 @@ def test_lstm_with_lengths_is_torch_lstm_on_a_packed_sequence():
     got = lstm_scan(drive, layer.weight_hh_l0, lengths=lengths)
     for a, b in zip(got, (y, h[0], c[0]), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_gru_is_torch_gru():
+    layer = torch.nn.GRU(6, 6, batch_first=True, dtype=torch.float64)
+    x, h0 = normal(3, 11, 6).requires_grad_(), normal(3, 6).requires_grad_()
+    y, h = layer(x, h0[None])
+    of_gates, inside = layer.bias_hh_l0.split((12, 6))
+    drive = F.linear(x, layer.weight_ih_l0, layer.bias_ih_l0 + F.pad(of_gates, (0, 6)))
+    got = gru_scan(drive, layer.weight_hh_l0, inside, h0)
+    grads_agree(got, (y, h[0]), [x, h0, *layer.parameters()])
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -164,6 +184,7 @@ def test_s6_is_an_independent_s6(zoh, impl):
 SMALL = {
     "rnn_scan": ({"B": 2, "T": 4, "D": 3}, ("h0",), {}),
     "lstm_scan": ({"B": 2, "T": 4, "D": 2}, ("h0", "c0"), {}),
+    "gru_scan": ({"B": 2, "T": 4, "D": 2}, ("bias", "h0"), {}),
     "s6_scan": (
         {"B": 2, "T": 5, "E": 2, "N": 2},
         ("skip", "gate", "delta_bias", "h0"),
@@ -173,6 +194,8 @@ SMALL = {
     "causal_conv": ({"B": 2, "T": 4, "E": 2, "W": 3}, ("bias", "h0"), {"silu": True}),
     "attention": ({"B": 2, "T": 4, "H": 2, "G": 1, "K": 2}, (), {}),
     "lti_conv": ({"B": 2, "T": 4, "E": 2, "R": 3}, (), {}),
+    "linear_step": ({"B": 2, "D": 3, "M": 4}, ("residual",), {}),
+    "rms_norm": ({"B": 2, "T": 2, "D": 3}, (), {"eps": 0.1}),
 }
 
 
@@ -183,7 +206,7 @@ def test_gradcheck(name, packed):
     op = OPS[name]
     dims, optional, flags = SMALL[name]
     if packed:
-        if name == "s6_step":
+        if name in ("s6_step", "linear_step", "rms_norm"):
             return
         dims, optional = {**dims, "B": 1, "T": 7}, (*optional, "cu_seqlens")
     drawn = op.example(Case(dims, optional, flags), RNG)

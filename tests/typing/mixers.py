@@ -7,6 +7,7 @@ from torch import Tensor
 
 import quatrain
 from quatrain.mixers.attention import AttentionConfig, AttentionState
+from quatrain.mixers.gru import GRUState
 from quatrain.mixers.lstm import LSTMConfig, LSTMState
 from quatrain.mixers.rnn import RNNState
 from quatrain.mixers.s4d import S4DState
@@ -28,6 +29,7 @@ assert_type(layer(x, None, torch.tensor([5, 3]), keep_state=False), tuple[Tensor
 assert_type(layer(x, state, keep_state=True), tuple[Tensor, LSTMState])
 
 assert_type(quatrain.RNN(width=256)(x), tuple[Tensor, RNNState])
+assert_type(quatrain.GRU(width=256, reset="before")(x), tuple[Tensor, GRUState])
 assert_type(quatrain.Attention(AttentionConfig(width=256, heads=8))(x), tuple[Tensor, AttentionState])
 assert_type(quatrain.S6(S6Config(width=256)).forward(x), tuple[Tensor, S6State])
 assert_type(quatrain.S4D(width=256, complex=True)(x), tuple[Tensor, S4DState])

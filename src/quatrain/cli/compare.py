@@ -29,7 +29,9 @@ SURFACE = Surface(
         Option("--params", "parameters of each model without embedding, as 250K, 1M (default)", "N"),
         Option("--seeds", "runs of each model; 1 (default) is a quick look", "N", int),
         Option(
-            "--mixers", "architectures (default: rnn,lstm,attention,s6); also s4d, 's6 s6 attention'", "A,B"
+            "--mixers",
+            "architectures (default: rnn,lstm,attention,s6); also gru, s4d, 's6 s6 attention'",
+            "A,B",
         ),
         Option("--out", "directory (default: runs/compare-<data>-<digest of the settings>)", "DIR"),
         Option("--learning-rates", "the grid, the same for each (default: 1e-3,3e-3,1e-2)", "X,Y"),

@@ -24,7 +24,9 @@ SURFACE = Surface(
     ),
     options=(
         Option("data", "a file, directory, glob, - for stdin, or python (default): Python's own library"),
-        Option("--mixer", "rnn, lstm, attention, s6, s4d, or a pattern such as 's6 s6 attention'", "KIND"),
+        Option(
+            "--mixer", "rnn, lstm, gru, attention, s6, s4d, or a pattern such as 's6 s6 attention'", "KIND"
+        ),
         Option("--config", "a TOML recipe", "FILE"),
         Option(
             "--out", "directory of the run (default: runs/<data>-<pattern>-<digest of the settings>)", "DIR"

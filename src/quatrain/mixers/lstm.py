@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from quatrain.config.check import check
 from quatrain.kernels import lstm_scan
+from quatrain.kernels._recurrent import KINDS
+from quatrain.kernels._recurrent_layer import Run, layer, step
+from quatrain.mixers import _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import positive_int
 from quatrain.mixers._init import uniform_
+from quatrain.mixers._recurrent_run import RecurrentRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,11 @@ class LSTM(Causal[LSTMState]):
             self.in_proj.bias.zero_()
             self.in_proj.bias[width : 2 * width] = self.config.forget_bias
 
+    def run(self, state: LSTMState) -> _run.Run[LSTMState]:
+        if not RecurrentRun.fits(self, state):
+            return super().run(state)
+        return RecurrentRun(self, state, KINDS["lstm"], 0)
+
     def _forward(
         self,
         x: Tensor,
@@ -73,6 +82,10 @@ class LSTM(Causal[LSTMState]):
         cu_seqlens: Tensor | None,
         keep_state: bool,
     ) -> tuple[Tensor, LSTMState]:
+        if lengths is None and cu_seqlens is None:
+            done = self._in_core(layer, x, state)
+            if done is not None:
+                return done
         drive = self.in_proj(
             x
         )  # (B, T, 4D); of low precision under autocast, and the recurrent matrix with it
@@ -86,6 +99,25 @@ class LSTM(Causal[LSTMState]):
             impl=self.config.impl,
         )
         return y, LSTMState(h, c)
+
+    def _step(self, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        return self._in_core(step, x, state) or super()._step(x, state)
+
+    def _in_core(self, run: Run, x: Tensor, state: LSTMState | None) -> tuple[Tensor, LSTMState] | None:
+        """Projection and scan together, where the C++ core does it."""
+        h0, c0 = (None, None) if state is None else state
+        done = run(
+            KINDS["lstm"],
+            x,
+            self.in_proj.weight,
+            self.in_proj.bias,
+            self.recurrent,
+            None,
+            h0,
+            c0,
+            impl=self.config.impl,
+        )
+        return None if done is None else (done[0], LSTMState(*done[1:]))
 
     def _layout(self, batch: int, time: int) -> Layout:
         shape = (batch, self.config.width)

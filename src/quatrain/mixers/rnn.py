@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.kernels import rnn_scan
+from quatrain.kernels._recurrent import KINDS
+from quatrain.kernels._recurrent_layer import Run, layer, step
+from quatrain.mixers import _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import one_of, positive_int
 from quatrain.mixers._init import orthogonal_, uniform_
+from quatrain.mixers._recurrent_run import RecurrentRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,11 @@ class RNN(Causal[RNNState]):
         else:
             orthogonal_(self.recurrent)
 
+    def run(self, state: RNNState) -> _run.Run[RNNState]:
+        if not RecurrentRun.fits(self, state):
+            return super().run(state)
+        return RecurrentRun(self, state, KINDS["rnn"], int(self.config.nonlinearity == "relu"))
+
     def _forward(
         self,
         x: Tensor,
@@ -69,6 +78,10 @@ class RNN(Causal[RNNState]):
         cu_seqlens: Tensor | None,
         keep_state: bool,
     ) -> tuple[Tensor, RNNState]:
+        if lengths is None and cu_seqlens is None:
+            done = self._in_core(layer, x, state)
+            if done is not None:
+                return done
         drive = self.in_proj(
             x
         )  # (B, T, D); of low precision under autocast, and the recurrent matrix with it
@@ -82,6 +95,26 @@ class RNN(Causal[RNNState]):
             impl=self.config.impl,
         )
         return y, RNNState(h)
+
+    def _step(self, x: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
+        return self._in_core(step, x, state) or super()._step(x, state)
+
+    def _in_core(self, run: Run, x: Tensor, state: RNNState | None) -> tuple[Tensor, RNNState] | None:
+        """Projection and scan together, where the C++ core does it."""
+        h0 = None if state is None else state.h
+        done = run(
+            KINDS["rnn"],
+            x,
+            self.in_proj.weight,
+            self.in_proj.bias,
+            self.recurrent,
+            None,
+            h0,
+            None,
+            variant=int(self.config.nonlinearity == "relu"),
+            impl=self.config.impl,
+        )
+        return None if done is None else (done[0], RNNState(*done[1:]))
 
     def _layout(self, batch: int, time: int) -> Layout:
         return {"h": ((batch, self.config.width), self._wide)}

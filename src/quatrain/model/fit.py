@@ -14,9 +14,9 @@ from quatrain.model.backbone import Block
 from quatrain.model.config import ModelConfig
 
 # Layers at a million parameters; depth grows with the fourth root of the size. Attention: 12 layers at 85 M,
-# as GPT-2. s6 and s4d: 21 at 85 M, near Mamba's 24, whose block stands for half of attention + MLP. LSTM and
-# RNN run one step after the other in every layer, so practice keeps them shallow.
-_DEPTH = {"rnn": 4.0, "lstm": 3.0, "attention": 4.0, "s6": 7.0, "s4d": 7.0}
+# as GPT-2. s6 and s4d: 21 at 85 M, near Mamba's 24, whose block stands for half of attention + MLP. LSTM, GRU
+# and RNN run one step after the other in every layer, so practice keeps them shallow.
+_DEPTH = {"rnn": 4.0, "lstm": 3.0, "gru": 3.0, "attention": 4.0, "s6": 7.0, "s4d": 7.0}
 # Step of the widths -> its cost beside the squared distance from the depth's rule, in doublings.
 _GRAINS = {8: 0.0, 4: 0.25, 2: 0.5, 1: 0.75}
 _RATIOS = (2.0, 4.0)  # of the MLP's width to the model's

@@ -7,7 +7,7 @@ first.
   arXiv:1708.02182.
 - Output projections of residual branches: divided by the square root of the number of branches in the whole
   model, so that the variance of the residual stream does not grow with depth (GPT-2; Mamba does the same).
-  RNN and LSTM have no such projection, their outputs are bounded by 1 anyway.
+  RNN, LSTM and GRU have no such projection, their outputs are bounded by 1 anyway.
 - Everything else is left as torch's `nn.Linear` or the mixer's paper has it.
 """
 

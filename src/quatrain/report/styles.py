@@ -1,6 +1,6 @@
 """One look per architecture, the same in every chart, legend and table.
 
-The five colours keep a contrast of at least 3:1 on both page backgrounds, so one value serves light and
+The six colours keep a contrast of at least 3:1 on both page backgrounds, so one value serves light and
 dark, and stay apart under protanopia, deuteranopia and tritanopia (test_report.py computes both). Dash and
 point shape repeat the distinction for print and for eyes that see no colour.
 """
@@ -23,6 +23,7 @@ class Style(NamedTuple):
 STYLES = {
     "rnn": Style("RNN", "#e54bb4", (2, 2), "triangle-up"),
     "lstm": Style("LSTM", "#0c756e", (7, 3), "square"),
+    "gru": Style("GRU", "#8838ff", (5, 2, 1, 2), "triangle-right"),
     "attention": Style("Transformer", "#2b93f5", (1, 0), "circle"),
     "s6": Style("Mamba (S6)", "#c62f04", (10, 3, 2, 3), "diamond"),
     "s4d": Style("S4D", "#b98b0d", (4, 2), "triangle-down"),
@@ -32,8 +33,8 @@ BASELINE = Style("baseline", "#85888d", (2, 3), "cross")
 # For mixers this table does not know yet (a hybrid, a later architecture): given out in the order of the
 # comparison.
 _SPARE = (
-    Style("", "#7a5ad6", (5, 2, 1, 2), "cross"),
-    Style("", "#7a8a00", (3, 3), "triangle-right"),
+    Style("", "#7a8a00", (3, 3), "cross"),
+    Style("", "#7a5ad6", (8, 2, 1, 2), "triangle-right"),
     Style("", "#8a6047", (12, 2), "triangle-left"),
 )
 

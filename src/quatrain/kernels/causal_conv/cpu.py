@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _core
-from quatrain.kernels._autograd import call, recorded
+from quatrain.kernels._autograd import call, first_order, recorded
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
@@ -49,7 +49,7 @@ class _Convolve(torch.autograd.Function):
         return forward(*args)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Optional, ...]:
         x, weight, bias, h0, lengths, cu_seqlens = ctx.saved_tensors
         grads = backward(dy, dh, x, weight, bias, h0, ctx.silu, lengths, cu_seqlens)

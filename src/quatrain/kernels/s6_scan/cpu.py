@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _core
-from quatrain.kernels._autograd import call, recorded
+from quatrain.kernels._autograd import call, first_order, recorded
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
@@ -67,7 +67,7 @@ class _Scan(torch.autograd.Function):
         return y, h
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Optional, ...]:
         *tensors, lengths, cu_seqlens, bounds = ctx.saved_tensors
         return *backward(dy, dh, *tensors, *ctx.flags, lengths, cu_seqlens, bounds), None, None, None, None

@@ -1,0 +1,34 @@
+// Arguments of the recurrent scans: one row of 64-bit integers, filled in by kernels/_recurrent.py in this order.
+//
+// Data are (B, T, F) with the last dimension dense, strides in elements. Saved tensors are wide, one row for each position
+// b T + t, each gate padded to whole vectors (qt_recurrent_padded). With `chunk`, x or dx is a buffer of that many steps,
+// (B, steps, F) dense, that the callback fills before the scan reads it or empties after the scan wrote it.
+#pragma once
+#include "abi.h"
+
+typedef int (*QtChunk)(int64_t first_step, int64_t steps);  // other than 0: stop
+
+struct QtRecurrent {
+    int64_t dtype, threads, variant;          // variant: RNN 0 tanh, 1 ReLU; GRU 0 reset after, 1 before
+    int64_t batch, time, width, sequences;    // sequences = batch unless packed
+    const int64_t *lengths, *first, *order;   // of sequences ranked by length: length, position of step 0, index of its
+                                              // state; null: rows of the batch, each of all steps
+    const void* x;
+    int64_t x_row, x_step;
+    const void *weight, *bias, *h0, *c0;      // weight in the data's type, dense; the others wide; null: zeros
+    void *y, *h, *c;                          // y (B, T, D) in the data's type, dense; last states wide
+    void *gates, *cells, *inner;              // kept for the backward pass, or null; inner: r h of GRU's "before"
+    void* states;                             // all h_t, wide; it may be y
+    int64_t states_row;
+    const void* dy;
+    int64_t dy_row, dy_step;
+    const void *dh, *dc;                      // cotangents of the last states, wide, or null
+    void* dx;
+    int64_t dx_row, dx_step;
+    void *dh0, *dc0;
+    void* dinner;                             // of the product inside the GRU's reset gate, as dx
+    QtChunk callback;
+    int64_t chunk;
+    const void *in_weight, *in_bias;          // of one step: x is (B, in_width) and is projected first
+    int64_t in_width;
+};

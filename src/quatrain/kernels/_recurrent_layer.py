@@ -1,0 +1,324 @@
+"""A whole recurrent layer on the CPU: input projection and scan together, a few hundred rows at a time.
+
+The projection of all steps at once is the right product but the wrong memory: touching fresh pages costs more
+than the scan's elementwise work. Here one small buffer is filled and read again and again, both ways.
+"""
+
+from collections.abc import Callable
+from ctypes import CFUNCTYPE, c_int, c_int64, c_void_p, cast
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from quatrain.kernels import _core
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
+from quatrain.kernels._check import wide_dtype
+from quatrain.kernels._recurrent import (
+    DTYPES,
+    GRU,
+    Kind,
+    Saved,
+    common,
+    dense_rows,
+    new_saved,
+    run,
+    saved_fields,
+)
+
+_ROWS = 1024  # of the buffer, about: enough for a fast product, few enough to stay in the cache
+_CALLBACK = CFUNCTYPE(c_int, c_int64, c_int64)
+
+
+_STEP_ROWS = 8  # of a batch, up to which `step` is faster than a packed scan of one step
+
+
+class Run(Protocol):
+    """`layer` or `step`."""
+
+    def __call__(
+        self,
+        kind: Kind,
+        x: Tensor,
+        in_weight: Tensor,
+        in_bias: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        *,
+        variant: int = 0,
+        impl: str = "auto",
+    ) -> tuple[Tensor, ...] | None: ...
+
+
+def layer(
+    kind: Kind,
+    x: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    *,
+    variant: int = 0,
+    impl: str = "auto",
+) -> tuple[Tensor, ...] | None:
+    """The scan of ``x in_weight^T + in_bias`` for x (B, T, I): y, h and, for an LSTM, c.
+
+    Arguments are taken as checked; all have one dtype but for the states, which may be wide. Under autocast
+    they get its dtype. None where the core does not do it: then the projection and the op are to be called.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, in_weight, weight = (v.to(dtype) for v in (x, in_weight, weight))
+        in_bias, bias = (None if v is None else v.to(dtype) for v in (in_bias, bias))
+    if not _can_run(x, impl):
+        return None
+    results: tuple[Tensor, ...] = call(_Layer, kind, variant, x, in_weight, in_bias, weight, bias, h0, c0)
+    return results
+
+
+def step(
+    kind: Kind,
+    x: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    *,
+    variant: int = 0,
+    impl: str = "auto",
+) -> tuple[Tensor, ...] | None:
+    """`layer` for one step, x (B, I), without a gradient: every weight is read once, nothing is packed.
+
+    y (B, D), h and, for an LSTM, c. None where the core does not do it, or a gradient is wanted.
+    """
+    if h0 is None or len(x) > _STEP_ROWS or not _can_run(x, impl) or torch.is_autocast_enabled("cpu"):
+        return None
+    if recorded(x, in_weight, weight, h0) or in_weight.dtype != x.dtype:
+        return None
+    width, wide = weight.shape[1], h0.dtype
+    y, h = x.new_empty(len(x), width), h0.new_empty(h0.shape)
+    c = None if c0 is None else torch.empty_like(h)
+    if bias is not None and bias.dtype != wide:
+        bias = bias.to(wide)
+    fields = {
+        "dtype": _core.DTYPES[x.dtype],
+        "threads": _core.threads(),
+        "variant": variant,
+        "batch": len(x),
+        "time": 1,
+        "width": width,
+        "sequences": len(x),
+        "x": x.contiguous(),
+        "in_weight": in_weight.contiguous(),
+        "in_bias": in_bias,
+        "in_width": in_weight.shape[1],
+        "weight": weight.contiguous(),
+        "bias": bias,
+        "h0": h0.contiguous(),
+        "c0": None if c0 is None else c0.contiguous(),
+        "y": y,
+        "h": h,
+        "c": c,
+    }
+    run(f"qt_{kind.name}_step", fields)
+    return (y, h) if c is None else (y, h, c)
+
+
+def _can_run(x: Tensor, impl: str) -> bool:
+    return (
+        impl in ("auto", "cpp")
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and not torch.compiler.is_compiling()
+        and _core.missing() is None
+    )
+
+
+class _Chunks:
+    """Calls ``work(first, steps)`` from C; an exception is kept, stops the scan and is raised by `run`."""
+
+    def __init__(self, batch: int, time: int, work: Callable[[int, int], None]) -> None:
+        self.steps = min(time, max(1, _ROWS // batch))
+        self._work = work
+        self._function = _CALLBACK(self._call)
+        self._error: BaseException | None = None
+
+    def _call(self, first: int, steps: int) -> int:
+        try:
+            self._work(first, steps)
+        except BaseException as error:
+            self._error = error
+            return 1
+        return 0
+
+    def run(self, name: str, fields: dict[str, Any]) -> None:
+        fields |= {"callback": cast(self._function, c_void_p).value, "chunk": self.steps}
+        try:
+            run(name, fields)
+        except RuntimeError:
+            if self._error is None:
+                raise
+        if self._error is not None:
+            raise self._error
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kind: Kind,
+        variant: int,
+        x: Tensor,
+        in_weight: Tensor,
+        in_bias: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        h0: Tensor | None,
+        c0: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        keep = any(ctx.needs_input_grad)
+        x, weight, wide = dense_rows(x), weight.contiguous(), wide_dtype(x.dtype)
+        (batch, time), columns = x.shape[:2], in_weight.shape[0]
+        saved = new_saved(kind, x, weight.shape[1], None, keep)
+        matrix, buffer = in_weight.T, x.new_empty(min(_ROWS, batch * time) + batch, columns)
+
+        def project(first: int, steps: int) -> None:
+            rows = x[:, first : first + steps].reshape(batch * steps, -1)
+            out = buffer[: batch * steps]
+            if in_bias is None:
+                torch.mm(rows, matrix, out=out)
+            else:
+                torch.addmm(in_bias, rows, matrix, out=out)
+
+        chunks = _Chunks(batch, time, project)
+        starts = [None if s is None else s.to(wide).contiguous() for s in (bias, h0, c0)]
+        fields = common(kind, x, weight, None, variant) | saved_fields(saved)
+        fields |= dict(zip(("bias", "h0", "c0"), starts, strict=True)) | {"x": buffer}
+        with no_autocast(x):
+            chunks.run(f"qt_{kind.name}_forward", fields)
+        if keep:
+            kept = (saved.gates, saved.cells, saved.inner, None if saved.states is saved.y else saved.states)
+            ctx.save_for_backward(saved.y, *kept, x, in_weight, in_bias, weight, bias, h0, c0)
+            ctx.kind, ctx.variant = kind, variant
+        return (saved.y, saved.h) if saved.c is None else (saved.y, saved.h, saved.c)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor | None = None) -> tuple[Any, ...]:
+        y, gates, cells, inner, states, x, in_weight, in_bias, weight, bias, h0, c0 = ctx.saved_tensors
+        kind: Kind = ctx.kind
+        saved = Saved(y, dh, dc, gates, cells, inner, y if kind.states and states is None else states)
+        sums = _Sums(kind, saved, x, in_weight, weight, h0, ctx.needs_input_grad)
+        fields = common(kind, y, weight, None, ctx.variant) | saved_fields(saved)
+        wide, dy = wide_dtype(y.dtype), dense_rows(dy)
+        dh0, dc0 = y.new_empty(2, len(y), weight.shape[1], dtype=wide).unbind(0)
+        fields |= {
+            "y": None,
+            "h": None,
+            "c": None,
+            "h0": None if h0 is None else h0.to(wide).contiguous(),
+            "c0": None if c0 is None else c0.to(wide).contiguous(),
+            "dy": dy,
+            "dy_row": dy.stride(0),
+            "dy_step": dy.stride(1),
+            "dh": dh.contiguous(),
+            "dc": None if dc is None else dc.contiguous(),
+            "dx": sums.dx,
+            "dh0": dh0,
+            "dc0": dc0,
+            "dinner": sums.dinner,
+        }
+        with no_autocast(y):
+            _Chunks(len(y), y.shape[1], sums.add).run(f"qt_{kind.name}_backward", fields)
+        return (
+            None,
+            None,
+            sums.of_x,
+            sums.of_in_weight.to(in_weight.dtype),
+            None if in_bias is None else sums.of_in_bias.to(in_bias.dtype),
+            sums.of_weight.to(weight.dtype),
+            None if bias is None else sums.of_bias.to(bias.dtype),
+            None if h0 is None else dh0.to(h0.dtype),
+            None if c0 is None else dc0.to(c0.dtype),
+        )
+
+
+class _Sums:
+    """Gradients of everything before the scan, summed up in float32 or wider while the scan runs backwards.
+
+    Attributes:
+        dx: buffer that the scan fills with the cotangents of some steps' drive.
+        dinner: the same for the product inside a GRU's reset gate.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        saved: Saved,
+        x: Tensor,
+        in_weight: Tensor,
+        weight: Tensor,
+        h0: Tensor | None,
+        needed: tuple[bool, ...],
+    ) -> None:
+        self._kind, self._saved, self._x, self._in_weight, self._h0 = kind, saved, x, in_weight, h0
+        self._batch, time, width = saved.y.shape
+        rows, wide = min(_ROWS, self._batch * time) + self._batch, wide_dtype(x.dtype)
+        self.dx = x.new_empty(rows, kind.gates * width)
+        self.dinner = x.new_empty(rows, width) if kind is GRU else None
+        self._h = x.new_empty(rows, width)
+        self.of_x = torch.empty_like(x) if needed[2] else None
+        self.of_in_weight, self.of_weight = (torch.zeros_like(w, dtype=wide) for w in (in_weight, weight))
+        self.of_in_bias = x.new_zeros(kind.gates * width, dtype=wide)
+        self.of_bias = x.new_zeros(width, dtype=wide)
+
+    def add(self, first: int, steps: int) -> None:
+        """Take in the cotangents of steps [first, first + steps)."""
+        count, batch = self._batch * steps, self._batch
+        dx = self.dx[:count]
+        if self.of_x is not None:
+            out = self.of_x[:, first : first + steps]
+            if batch == 1:
+                torch.mm(dx, self._in_weight, out=out[0])
+            else:
+                out.copy_((dx @ self._in_weight).view(batch, steps, -1))
+        rows = self._x[:, first : first + steps].reshape(count, -1)
+        _add_product(self.of_in_weight, dx, rows)
+        self.of_in_bias += dx.sum(0, dtype=self.of_in_bias.dtype)
+        h, inner, width = self._h[:count], None, self._h.shape[1]
+        self._put_h_before(h.view(batch, steps, -1), first)
+        if self._kind.gates != 3:
+            _add_product(self.of_weight, dx, h)
+            return
+        _add_product(self.of_weight[: 2 * width], dx[:, : 2 * width], h)
+        if self.dinner is not None:
+            dinner = self.dinner[:count]
+            _add_product(self.of_weight[2 * width :], dinner, h)
+            self.of_bias += dinner.sum(0, dtype=self.of_bias.dtype)
+        else:
+            assert self._saved.inner is not None
+            inner = self._saved.inner[:, first : first + steps].reshape(count, -1)
+            _add_product(self.of_weight[2 * width :], dx[:, 2 * width :], inner)
+
+    def _put_h_before(self, h: Tensor, first: int) -> None:
+        """The states before steps [first, first + steps), as operands of the product."""
+        y = self._saved.y
+        if first > 0:
+            h.copy_(y[:, first - 1 : first - 1 + h.shape[1]])
+            return
+        h[:, 1:] = y[:, : h.shape[1] - 1]
+        h[:, 0] = 0 if self._h0 is None else self._h0
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left^T right; products of bfloat16 are rounded to it once."""
+    if left.dtype == total.dtype:
+        total.addmm_(left.T, right)
+    else:
+        total += left.T @ right
