@@ -46,12 +46,18 @@ def _survive(folder: Path, wanted: int, steps: int, drawn: random.Random) -> tup
     text.write_text(TEXT * 500)
     command = [sys.executable, "-m", "quatrain", "train", str(text), *SETTINGS, "--train.steps", str(steps)]
     command += ["--threads", "1", "--out"]
-    began = time.perf_counter()
-    subprocess.run([*command, str(folder / "whole")], check=True, capture_output=True)
-    longest = 2 + 3 * (time.perf_counter() - began) / wanted
+    seconds = []
+    for _ in range(2):  # the second time the run is finished already: what is left is the start
+        began = time.perf_counter()
+        subprocess.run([*command, str(folder / "whole")], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    whole, start = seconds
+    longest = 2 * start + 2 * whole / wanted
     kills = 0
     while True:
-        with subprocess.Popen([*command, str(folder / "killed")], stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            [*command, str(folder / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             if kills < wanted:
                 try:
                     process.wait(timeout=drawn.uniform(0, longest))

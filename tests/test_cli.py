@@ -97,7 +97,8 @@ def test_every_wrong_key_is_listed_with_a_suggestion(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--mixer", "lstmm"], "'lstmm' is none of rnn, lstm, gru, attention, s6, s4d"),
+        (["--mixer", "lstmm"], "'lstmm' is none of rnn, lstm, gru, attention, s6, s4d (did you mean lstm?)"),
+        (["--mixer", "Mamba"], "(did you mean s6?)"),
         (["--mixer", "lstm", "--model.pattern", "rnn"], "contradicts mixer = 'lstm'"),
         (["--train.sequence", "0"], "train.sequence = 0: must be at least 1"),
         (["--train.sequence", "100"], "train.batch_tokens = 4096: must be a multiple of train.sequence"),
@@ -196,13 +197,13 @@ class TestDisplay:
             for at in range(1, steps + 1)
         ]
 
-    def shown(self, terminal: bool) -> str:
+    def shown(self, terminal: bool, width: int = 120) -> str:
         import io
 
         from rich.console import Console
 
         text = io.StringIO()
-        console = Console(file=text, force_terminal=terminal, width=120, color_system=None)
+        console = Console(file=text, force_terminal=terminal, width=width, color_system=None)
         with TrainDisplay(30, console, every=0.0) as display:
             display({"kind": "resume", "step": 3})
             for row in self.rows(30):
@@ -232,6 +233,11 @@ class TestDisplay:
         text = self.shown(terminal=True)
         for part in ("step 30 of 30", "tokens/s 200", "memory 2.0 MiB", "left", "validation 1.2500"):
             assert part in text
+
+    def test_a_narrow_panel_cuts_no_number(self) -> None:
+        words = self.shown(terminal=True, width=60).split()
+        for part in ("tokens/s", "200", "lr", "1.00e-03", "2.0", "MiB", "validation", "1.2500"):
+            assert part in words
 
     def test_numbers_for_people(self) -> None:
         assert sparkline([3.0, 2.0, 1.0, 0.0], 2) == "█▁"

@@ -522,3 +522,20 @@ def test_the_same_numbers_on_a_gpu(variant: str) -> None:
     assert_close(got.cpu(), more)
     y, _ = gpu.step(x[:, 0].cuda(), on_gpu)
     assert_close(y.cpu(), layer.step(x[:, 0], end)[0])
+
+
+@EVERY
+def test_a_second_derivative_is_right_or_refused(variant: str) -> None:
+    """After a linear loss and for chosen tensors too, where torch's own guard leaves the op's part out."""
+    layer, x = make(variant), noise(2, 5, WIDTH).requires_grad_()
+
+    def slope(x: Tensor, create_graph: bool = False) -> Tensor:
+        return torch.autograd.grad(layer(x)[0].sum(), x, create_graph=create_graph)[0].square().sum()
+
+    try:
+        (curvature,) = torch.autograd.grad(slope(x, create_graph=True), x)
+    except RuntimeError:
+        return
+    small = 1e-5 * noise(2, 5, WIDTH, seed=2)
+    ends = [slope((x + moved).detach().requires_grad_()) for moved in (small, -small)]
+    torch.testing.assert_close(2 * (curvature * small).sum(), ends[0] - ends[1], rtol=1e-3, atol=1e-9)

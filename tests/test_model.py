@@ -398,7 +398,7 @@ def test_flops_are_the_matrix_products_of_a_layer() -> None:
         ({"width": 0}, r"model\.width = 0: must be at least 1"),
         ({"layers": 0}, r"model\.layers = 0: must be at least 1"),
         ({"pattern": ""}, r"model\.pattern = '': must name at least one of rnn"),
-        ({"pattern": "s6 gru"}, r"model\.pattern = 's6 gru': 'gru' is none of rnn"),
+        ({"pattern": "s6 mega"}, r"model\.pattern = 's6 mega': 'mega' is none of rnn"),
         ({"pattern": "s6 s6 lstm", "layers": 2}, r"model\.layers = 2: must be at least 3, the length of"),
         ({"mlp": "wide"}, r"model\.mlp = 'wide': must be one of auto, gated, none"),
         ({"mlp": "gated", "form": "stack"}, r"model\.mlp = 'gated': contradicts model\.form = 'stack'"),

@@ -14,7 +14,7 @@ f32 = torch.float32
 def good(name):
     """Right arguments of an op, every optional tensor but lengths and cu_seqlens present."""
     op = OPS[name]
-    dims = {"B": 2, "T": 6, "S": 9, "D": 4, "E": 4, "N": 3, "W": 4, "R": 6, "H": 4, "K": 2}
+    dims = {"B": 2, "T": 6, "S": 9, "D": 4, "E": 4, "N": 3, "W": 4, "R": 6, "H": 4, "K": 2, "M": 5}
     if name == "attention":
         dims["G"] = 2
     optional = ("h0", "c0", "skip", "gate", "delta_bias", "bias")
@@ -124,6 +124,14 @@ WRONG = [
     ("attention", "k_lengths", torch.tensor([1, 10]), ShapeError, "k_lengths = [1, 10]: must lie in [0, S]"),
     ("lti_conv", "kernel", torch.zeros(4, 0), ShapeError, "kernel: shape (4, 0): R must be at least 1"),
     ("lti_conv", "kernel", torch.zeros(3, 6), ShapeError, "kernel: shape (3, 6): must be (E = 4, R)"),
+    ("linear_step", "x", torch.zeros(0, 4), ShapeError, "x: shape (0, 4): B = 0 must be at least 1"),
+    ("linear_step", "x", torch.zeros(2, 3, 4), ShapeError, "x: shape (2, 3, 4): must be (B, D)"),
+    ("linear_step", "weight", torch.zeros(5, 3), ShapeError, "weight: shape (5, 3): must be (M = 5, D = 4)"),
+    ("linear_step", "weight", torch.zeros(5, 4).double(), ShapeError, "weight: dtype torch.float64: must be"),
+    ("linear_step", "add", torch.zeros(4), ShapeError, "add: shape (4,): must be (M = 5)"),
+    ("linear_step", "add", torch.zeros(3, 5), ShapeError, "add: shape (3, 5): must be (B = 2, M = 5)"),
+    ("rms_norm", "weight", torch.zeros(3), ShapeError, "weight: shape (3,): must be (D = 4)"),
+    ("rms_norm", "x", torch.zeros(2, 4, dtype=torch.int64), ShapeError, "x: dtype torch.int64: must be a"),
 ]
 
 

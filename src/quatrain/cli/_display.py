@@ -103,9 +103,9 @@ class TrainDisplay:
             ProgressBar(total=self._steps, completed=step, width=28),
             Text(sparkline(self._curve, 32), style="cyan"),
         )
-        facts = Table.grid(padding=(0, 2))
-        pairs = self._facts(now)
-        facts.add_row(*(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in pairs))
+        facts = Text("  ").join(  # wraps on a narrow terminal, where a table would cut every number
+            Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in self._facts(now)
+        )
         return Group(head, facts)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quatrain.config.check import check
 from quatrain.errors import DataError, StateError
+from quatrain.infer._decoder import Decoder
 from quatrain.infer._mode import evaluating
 from quatrain.infer._text import StopStrings, Utf8Stream
 from quatrain.infer.sample import Sampler, Sampling
@@ -61,9 +62,8 @@ class Continuation:
 
     The prompt is read in chunks of ``chunk`` tokens with carried state, and only its last position gets
     logits: for recurrent mixers memory does not grow with the prompt, for attention it is the cache of keys
-    and values alone. The model has to be in evaluation mode. Counts and times so far are in
-    ``prompt_tokens``, ``new_tokens``, ``prefill_seconds``, ``decode_seconds``; ``state`` is the state before
-    the newest token.
+    and values alone. The model has to be in evaluation mode, and its parameters must not change. Counts and
+    times so far are in ``prompt_tokens``, ``new_tokens``, ``prefill_seconds``, ``decode_seconds``.
 
     Raises:
         DataError: the prompt is empty.
@@ -76,10 +76,10 @@ class Continuation:
     ) -> None:
         _check(prompt, chunk)
         start = perf_counter()
-        self._model = model
         self._sampler = Sampler(sampling)
         self._token: Tensor | None = None
-        self._logits, self.state = _read(model, prompt, chunk)
+        self._logits, state = _read(model, prompt, chunk)
+        self._decoder = Decoder(model, state)
         self.prompt_tokens = len(prompt)
         self.new_tokens = 0
         self.prefill_seconds = perf_counter() - start
@@ -91,12 +91,17 @@ class Continuation:
     def __next__(self) -> int:
         start = perf_counter()
         if self._token is not None:
-            self._logits, self.state = _advance(self._model, self._token, self.state)
+            self._logits = self._decoder(self._token)
         self._token = self._sampler(self._logits)
         self.new_tokens += 1
         token = int(self._token)
         self.decode_seconds += perf_counter() - start
         return token
+
+    @property
+    def state(self) -> State:
+        """The state before the newest token, as a value: going on does not change it."""
+        return self._decoder.state()
 
 
 def _check(prompt: Sequence[int], chunk: int) -> None:
@@ -115,11 +120,6 @@ def _read(model: LanguageModel, prompt: Sequence[int], chunk: int) -> tuple[Tens
     if state is None:
         raise StateError("the model gave no state")
     return model.logits(hidden[:, -1]), state
-
-
-@torch.no_grad()
-def _advance(model: LanguageModel, token: Tensor, state: State) -> tuple[Tensor, State]:
-    return model.step(token, state)
 
 
 def generate(

@@ -57,6 +57,10 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         raise DivergedError("logits: hold NaN or infinity; the model's weights have diverged")
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
+    if (
+        sampling.top_k >= logits.shape[1] and sampling.top_p == 1 and sampling.min_p == 0
+    ):  # nothing to sort for
+        return ((logits - top) / sampling.temperature).softmax(1)
     ordered, order = (logits - top).sort(dim=1, descending=True, stable=True)
     p = (ordered / sampling.temperature).softmax(1)
     if sampling.top_k < p.shape[1]:
@@ -77,7 +81,10 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """``(B, V)`` logits to ``(B,)`` int64 tokens on their device. Raises as `probabilities` does."""
-        p = probabilities(logits.detach().cpu(), self.sampling)
-        if self.sampling.temperature == 0:
-            return p.argmax(1).to(logits.device)
+        logits = logits.detach()
+        if self.sampling.temperature == 0 and logits.ndim == 2 and logits.shape[1] > 0:
+            best, token = logits.max(1)  # the first of equal ones, and NaN if there is one
+            if bool(best.isfinite().all()):
+                return token
+        p = probabilities(logits.cpu(), self.sampling)
         return torch.multinomial(p, 1, generator=self._random)[:, 0].to(logits.device)

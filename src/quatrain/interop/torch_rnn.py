@@ -42,6 +42,8 @@ class Layer(nn.Module):
     ``x (B, T, I) -> (B, T, D)`` and the state after each sequence.
     """
 
+    weight_ih: Tensor
+    weight_hh: Tensor
     bias_ih: Tensor | None
     bias_hh: Tensor | None
 
@@ -89,7 +91,7 @@ class Layer(nn.Module):
         if self.settings.kind != "gru":
             return self.bias_ih + self.bias_hh, None
         width = self.settings.hidden_size
-        of_gates, inside = self.bias_hh.split((2 * width, width))
+        of_gates, inside = self.bias_hh.split_with_sizes((2 * width, width))
         return self.bias_ih + F.pad(of_gates, (0, width)), inside
 
 
@@ -178,6 +180,7 @@ class Stack(nn.Module):
         return next(self.parameters())
 
     def extra_repr(self) -> str:
+        """The settings, in the module's printed form."""
         return str(self.settings)
 
 

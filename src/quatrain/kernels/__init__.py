@@ -7,10 +7,14 @@ from quatrain.kernels.causal_conv import OP as _CAUSAL_CONV
 from quatrain.kernels.causal_conv import causal_conv
 from quatrain.kernels.gru_scan import OP as _GRU_SCAN
 from quatrain.kernels.gru_scan import gru_scan
+from quatrain.kernels.linear_step import OP as _LINEAR_STEP
+from quatrain.kernels.linear_step import linear_step
 from quatrain.kernels.lstm_scan import OP as _LSTM_SCAN
 from quatrain.kernels.lstm_scan import lstm_scan
 from quatrain.kernels.lti_conv import OP as _LTI_CONV
 from quatrain.kernels.lti_conv import lti_conv
+from quatrain.kernels.rms_norm import OP as _RMS_NORM
+from quatrain.kernels.rms_norm import rms_norm
 from quatrain.kernels.rnn_scan import OP as _RNN_SCAN
 from quatrain.kernels.rnn_scan import rnn_scan
 from quatrain.kernels.s6_scan import OP as _S6_SCAN
@@ -20,7 +24,18 @@ from quatrain.kernels.s6_step import s6_step
 
 OPS: dict[str, Op] = {
     op.name: op
-    for op in (_RNN_SCAN, _LSTM_SCAN, _GRU_SCAN, _S6_SCAN, _S6_STEP, _CAUSAL_CONV, _ATTENTION, _LTI_CONV)
+    for op in (
+        _RNN_SCAN,
+        _LSTM_SCAN,
+        _GRU_SCAN,
+        _S6_SCAN,
+        _S6_STEP,
+        _CAUSAL_CONV,
+        _ATTENTION,
+        _LTI_CONV,
+        _LINEAR_STEP,
+        _RMS_NORM,
+    )
 }
 
 __all__ = [
@@ -31,8 +46,10 @@ __all__ = [
     "attention",
     "causal_conv",
     "gru_scan",
+    "linear_step",
     "lstm_scan",
     "lti_conv",
+    "rms_norm",
     "rnn_scan",
     "s6_scan",
     "s6_step",

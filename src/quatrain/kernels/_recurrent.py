@@ -70,7 +70,8 @@ def why_not(arguments: Arguments) -> str | None:
         return f"x is on {x.device.type}, the C++ core runs on the CPU"
     if x.dtype not in DTYPES:
         return f"x is {x.dtype}, must be float32, float64 or bfloat16"
-    return _core.missing()
+    reason: str | None = _core.missing()
+    return reason
 
 
 def rank(x: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> Ranks | None:
@@ -91,6 +92,12 @@ def _padded(dtype: torch.dtype, width: int) -> int:
     """Numbers of one gate in a saved tensor: the width in whole vectors."""
     arguments = array("q", (_core.DTYPES[dtype], width))
     return _core.function("qt_recurrent_padded")(arguments.buffer_info()[0])
+
+
+def packed(fields: dict[str, Any]) -> bytes:
+    """``struct QtRecurrent`` with these fields, the others 0."""
+    values = (fields.get(name) for name in _FIELDS)
+    return array("q", [v.data_ptr() if isinstance(v, Tensor) else (v or 0) for v in values]).tobytes()
 
 
 def run(name: str, fields: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.kernels._autograd import call
+from quatrain.kernels._autograd import call, first_order
 from quatrain.kernels._recurrent import KINDS, Kind, Saved, backward, forward, layout
 
 
@@ -53,7 +53,7 @@ class _Scan(torch.autograd.Function):
         return saved.y, saved.h, saved.c
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor | None = None) -> tuple[Any, ...]:
         y, gates, cells, inner, states, weight, bias, h0, c0, lengths, cu_seqlens = ctx.saved_tensors
         kind: Kind = ctx.kind

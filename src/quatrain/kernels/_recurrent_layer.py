@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _core, _pool
-from quatrain.kernels._autograd import call, no_autocast, recorded
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._recurrent import (
     DTYPES,
@@ -238,7 +238,7 @@ class _Layer(torch.autograd.Function):
         return (saved.y, saved.h) if saved.c is None else (saved.y, saved.h, saved.c)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor | None = None) -> tuple[Any, ...]:
         y, gates, cells, inner, states, x, in_weight, in_bias, weight, bias, h0, c0 = ctx.saved_tensors
         kind: Kind = ctx.kind

@@ -6,7 +6,6 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Annotated
 
-from quatrain.config.check import closest
 from quatrain.errors import ConfigError
 from quatrain.train.config import DataConfig
 
@@ -48,12 +47,12 @@ class CompareConfig:
 
     def _rules(self) -> Iterator[tuple[bool, str, object, str]]:
         """(holds, key, value, what must hold) of every rule that can be broken here."""
-        from quatrain.mixers import MIXERS
+        from quatrain.mixers import MIXERS, did_you_mean
 
         names = ", ".join(MIXERS)
         yield len(self.mixers) > 0, "mixers", self.mixers, f"must name some of {names}"
         for kind in dict.fromkeys(kind for mixer in self.mixers for kind in mixer.split() or [mixer]):
-            yield kind in MIXERS, "mixers", kind, f"must be one of {names}{closest(kind, MIXERS)}"
+            yield kind in MIXERS, "mixers", kind, f"must be one of {names}{did_you_mean(kind)}"
         yield len(set(self.mixers)) == len(self.mixers), "mixers", self.mixers, "names one of them twice"
         for name in ("params", "seeds", "sequence", "batch"):
             yield getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1"

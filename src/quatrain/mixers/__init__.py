@@ -20,6 +20,15 @@ MIXERS = {
     "s4d": "s4d:S4D",
 }
 
+# What people call them: said in error messages, so that a kind has one name everywhere else.
+_CALLED = {"transformer": "attention", "gpt": "attention", "mamba": "s6", "s4": "s4d", "elman": "rnn"}
+
+
+def did_you_mean(kind: str) -> str:
+    """`` (did you mean s6?)`` for a word that is no kind, or nothing where none is near."""
+    called = _CALLED.get(kind.lower())
+    return f" (did you mean {called}?)" if called else closest(kind, MIXERS)
+
 
 def mixer_class(kind: str) -> "type[Causal[Any]]":
     """The mixer class registered as ``kind``.
@@ -28,10 +37,10 @@ def mixer_class(kind: str) -> "type[Causal[Any]]":
         ConfigError: no such kind; the message lists the known ones.
     """
     if kind not in MIXERS:
-        raise ConfigError(f"mixer = {kind!r}: must be one of {', '.join(MIXERS)}{closest(kind, MIXERS)}")
+        raise ConfigError(f"mixer = {kind!r}: must be one of {', '.join(MIXERS)}{did_you_mean(kind)}")
     module, name = MIXERS[kind].split(":")
     cls: type[Causal[Any]] = getattr(import_module(f"{__name__}.{module}"), name)
     return cls
 
 
-__all__ = ["MIXERS", "mixer_class"]
+__all__ = ["MIXERS", "did_you_mean", "mixer_class"]

@@ -11,6 +11,7 @@ from quatrain.config.schema import from_dict
 from quatrain.errors import ConfigError, ShapeError
 from quatrain.kernels._batch import check_batch, mask
 from quatrain.mixers._check import check_input, check_state
+from quatrain.mixers._run import Run
 
 S = TypeVar("S", bound=tuple[Tensor, ...])  # each mixer's own NamedTuple, batch first
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]  # field of a state -> shape and dtype
@@ -124,6 +125,13 @@ class Causal(nn.Module, Generic[S]):
         check_input(x, self.config.width, 2, self._like)
         self._check_state(state, x.shape[0])
         return self._step(x, state)
+
+    def run(self, state: S) -> Run[S]:
+        """Steps from ``state`` on for generation, with memory of their own; see `Run`.
+
+        The state must be this mixer's: it is not checked.
+        """
+        return Run(self._step, state)
 
     def initial_state(self, batch: int) -> S:
         """State before the first token, on the parameters' device. Raises ShapeError unless ``batch`` is at

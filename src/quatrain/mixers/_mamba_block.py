@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from quatrain.config.check import check
 from quatrain.kernels import causal_conv
+from quatrain.kernels.linear_step import linear
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import positive, positive_int
 from quatrain.mixers._init import uniform_
+from quatrain.mixers._run import Run
 
 # NamedTuple(h, conv): the state-space model's state (B, E, N), float32 or wider, and the convolution's last
 # inputs (B, W - 1, E) in the dtype of the data. A class per mixer, so that neither takes the other's state.
@@ -52,11 +54,18 @@ class MambaBlock(Causal[S]):
         return self.out_proj(y), (self.State(h, conv) if keep_state else None)
 
     def _step(self, x: Tensor, state: S) -> tuple[Tensor, S]:
+        return self._advance(x, state, self._system())
+
+    def run(self, state: S) -> Run[S]:
+        system = self._system()  # once for all steps
+        return Run(lambda x, before: self._advance(x, before, system), state)
+
+    def _advance(self, x: Tensor, state: S, system: Any) -> tuple[Tensor, S]:
         h, conv = state
-        u, gate = self.in_proj(x).chunk(2, dim=-1)  # (B, E) each
+        u, gate = linear(x, self.in_proj.weight).chunk(2, dim=-1)  # (B, E) each
         u, conv = self._convolve(u[:, None], conv)
-        y, h = self._ssm_step(u[:, 0], gate, h)
-        return self.out_proj(y), self.State(h, conv)
+        y, h = self._ssm_step(u[:, 0], gate, h, system)
+        return linear(y, self.out_proj.weight), self.State(h, conv)
 
     def _convolve(
         self, u: Tensor, state: Tensor | None, lengths: Tensor | None = None, cu_seqlens: Tensor | None = None
@@ -86,8 +95,12 @@ class MambaBlock(Causal[S]):
         """
 
     @abstractmethod
-    def _ssm_step(self, u: Tensor, gate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of `_ssm`: ``u``, ``gate`` (B, E)."""
+    def _ssm_step(self, u: Tensor, gate: Tensor, h0: Tensor, system: Any) -> tuple[Tensor, Tensor]:
+        """One step of `_ssm`: ``u``, ``gate`` (B, E); ``system`` is what `_system` gives."""
+
+    @abstractmethod
+    def _system(self) -> Any:
+        """What every step needs and parameters alone decide."""
 
     def _layout(self, batch: int, time: int) -> Layout:
         return {

@@ -14,9 +14,11 @@ from quatrain.errors import ShapeError, StateError
 from quatrain.kernels import attention
 from quatrain.kernels._batch import mask, pack, unpack
 from quatrain.mixers import _cache
+from quatrain.mixers._attention_run import AttentionRun
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import boolean, one_of, positive, positive_int
 from quatrain.mixers._positions import angles, rotate, sinusoid
+from quatrain.mixers._run import Run
 
 _POSITIONS = ("rotary", "none", "sinusoidal", "learned")
 
@@ -123,6 +125,9 @@ class Attention(Causal[AttentionState]):
     def initial_state(self, batch: int) -> AttentionState:
         self._refuse_state()
         return super().initial_state(batch)
+
+    def run(self, state: AttentionState) -> Run[AttentionState]:
+        return AttentionRun(self, state) if AttentionRun.fits(self, state) else super().run(state)
 
     def _forward(
         self,

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from quatrain.kernels import gru_scan
 from quatrain.kernels._recurrent import KINDS
 from quatrain.kernels._recurrent_layer import Run, layer, step
+from quatrain.mixers import _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import one_of, positive_int
 from quatrain.mixers._init import uniform_
+from quatrain.mixers._recurrent_run import RecurrentRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,14 @@ class GRU(Causal[GRUState]):
         uniform_(self.in_proj.weight, width**-0.5)
         uniform_(self.recurrent, width**-0.5)
         nn.init.zeros_(self.in_proj.bias)
+
+    def run(self, state: GRUState) -> _run.Run[GRUState]:
+        if not RecurrentRun.fits(self, state):
+            return super().run(state)
+        before = self.config.reset == "before"
+        return RecurrentRun(
+            self, state, KINDS["gru before" if before else "gru"], int(before), self.recurrent_bias
+        )
 
     def _forward(
         self,

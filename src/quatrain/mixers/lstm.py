@@ -13,9 +13,11 @@ from quatrain.config.check import check
 from quatrain.kernels import lstm_scan
 from quatrain.kernels._recurrent import KINDS
 from quatrain.kernels._recurrent_layer import Run, layer, step
+from quatrain.mixers import _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import positive_int
 from quatrain.mixers._init import uniform_
+from quatrain.mixers._recurrent_run import RecurrentRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,11 @@ class LSTM(Causal[LSTMState]):
         with torch.no_grad():
             self.in_proj.bias.zero_()
             self.in_proj.bias[width : 2 * width] = self.config.forget_bias
+
+    def run(self, state: LSTMState) -> _run.Run[LSTMState]:
+        if not RecurrentRun.fits(self, state):
+            return super().run(state)
+        return RecurrentRun(self, state, KINDS["lstm"], 0)
 
     def _forward(
         self,

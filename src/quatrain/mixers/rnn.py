@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from quatrain.kernels import rnn_scan
 from quatrain.kernels._recurrent import KINDS
 from quatrain.kernels._recurrent_layer import Run, layer, step
+from quatrain.mixers import _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import one_of, positive_int
 from quatrain.mixers._init import orthogonal_, uniform_
+from quatrain.mixers._recurrent_run import RecurrentRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,11 @@ class RNN(Causal[RNNState]):
             nn.init.eye_(self.recurrent)
         else:
             orthogonal_(self.recurrent)
+
+    def run(self, state: RNNState) -> _run.Run[RNNState]:
+        if not RecurrentRun.fits(self, state):
+            return super().run(state)
+        return RecurrentRun(self, state, KINDS["rnn"], int(self.config.nonlinearity == "relu"))
 
     def _forward(
         self,

@@ -119,9 +119,11 @@ class S4D(MambaBlock[S4DState]):
             return y, None
         return y, self._from_modes(_lti.last_state(coarse, fine, rate, drive, u, modes, lengths))
 
-    def _ssm_step(self, u: Tensor, gate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+    def _ssm_step(
+        self, u: Tensor, gate: Tensor, h0: Tensor, system: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         wide = u.to(self._wide)
-        rate, drive, c = self._system()
+        rate, drive, c = system
         h = torch.exp(rate) * self._to_modes(h0) + drive * wide[..., None]  # (B, E, M)
         y = (c * h).sum(-1)
         y = (y.real if y.is_complex() else y) + self.skip.to(wide.dtype) * wide

@@ -1,5 +1,6 @@
 """S6, the selective state-space model of Mamba: Gu and Dao, arXiv:2312.00752. See docs/s6.md."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -8,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quatrain.kernels import s6_scan, s6_step
+from quatrain.kernels.linear_step import linear
 from quatrain.mixers._check import boolean, one_of, positive_int
 from quatrain.mixers._init import step_sizes_, uniform_
 from quatrain.mixers._mamba_block import MambaBlock, check_block
+from quatrain.mixers._mamba_run import S6Run
+from quatrain.mixers._run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,9 @@ class S6(MambaBlock[S6State]):
         rank = self.config.dt_rank
         return -(-self.config.width // 16) if isinstance(rank, str) else rank
 
+    def run(self, state: S6State) -> Run[S6State]:
+        return S6Run(self, state) if S6Run.fits(self, state) else super().run(state)
+
     def _ssm(
         self,
         u: Tensor,
@@ -92,7 +99,7 @@ class S6(MambaBlock[S6State]):
         return s6_scan(
             u,
             delta,
-            self._a(),
+            self._system(),
             b,
             c,
             self.skip,
@@ -106,12 +113,12 @@ class S6(MambaBlock[S6State]):
             impl=self.config.impl,
         )
 
-    def _ssm_step(self, u: Tensor, gate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        delta, b, c = self._select(u)
+    def _ssm_step(self, u: Tensor, gate: Tensor, h0: Tensor, system: Tensor) -> tuple[Tensor, Tensor]:
+        delta, b, c = self._select(u, linear)
         return s6_step(
             u,
             delta,
-            self._a(),
+            system,
             b,
             c,
             self.skip,
@@ -122,13 +129,15 @@ class S6(MambaBlock[S6State]):
             zoh=self.config.zoh,
         )
 
-    def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _select(
+        self, u: Tensor, product: Callable[[Tensor, Tensor], Tensor] = F.linear
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Step size before bias and softplus (..., E), b and c (..., N): all of them from the input."""
         state = self.config.state
-        low, b, c = self.x_proj(u).split((self.dt_rank, state, state), dim=-1)
-        return F.linear(low, self.dt_proj.weight), b, c
+        low, b, c = product(u, self.x_proj.weight).split_with_sizes((self.dt_rank, state, state), -1)
+        return product(low, self.dt_proj.weight), b, c
 
-    def _a(self) -> Tensor:
+    def _system(self) -> Tensor:
         return -self.a_log.to(self._wide).exp()
 
     def flops_per_token(self, context: int) -> int:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from quatrain.errors import ShapeError, StateError
+from quatrain.kernels import rms_norm
 from quatrain.mixers import mixer_class
 from quatrain.model.config import ModelConfig
 
@@ -26,9 +27,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        y = F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps)
-        return y.to(x.dtype)
+        return rms_norm(x, self.weight, eps=self.eps)
 
 
 class GatedMLP(nn.Module):

@@ -61,12 +61,13 @@ class ModelConfig:
         self._check_mixers()
 
     def _check_pattern(self) -> None:
-        from quatrain.mixers import MIXERS
+        from quatrain.mixers import MIXERS, did_you_mean
 
         named = self.pattern.split()
         check(bool(named), "model.pattern", self.pattern, f"must name at least one of {', '.join(MIXERS)}")
         for kind in named:
-            check(kind in MIXERS, "model.pattern", self.pattern, f"{kind!r} is none of {', '.join(MIXERS)}")
+            rule = f"{kind!r} is none of {', '.join(MIXERS)}{did_you_mean(kind)}"
+            check(kind in MIXERS, "model.pattern", self.pattern, rule)
         check(
             self.layers >= len(named),
             "model.layers",

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from quatrain.errors import ShapeError
+from quatrain.kernels._autograd import first_order
 
 IGNORE = -100  # a target that is not scored, as in torch
 
@@ -101,7 +101,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total * scale
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scale, *grads = ctx.saved_tensors
         factor = grad * scale

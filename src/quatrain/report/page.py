@@ -50,6 +50,7 @@ def _drawing(spec: charts.Spec, key: str) -> str:
     still = {name: value for name, value in spec.items() if name != "autosize"} | {"width": _STILL}
     svg: str = vl_convert.vegalite_to_svg(still, vl_version=charts.schema_version())
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
+    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.4g}", svg)  # finer than a screen shows
     return re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1{key}-\2", svg)
 
 

@@ -41,7 +41,8 @@ def claimed(out: Path, config: object) -> Iterator[None]:
             raise ConfigError(
                 f"out = '{out}': must be new, empty or a run; it holds {strangers[0]!r} and no {CONFIG}"
             )
-    made_out, made_data = not out.exists(), not (out / DATA).exists()
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    made_data = not (out / DATA).exists()
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -54,19 +55,19 @@ def claimed(out: Path, config: object) -> Iterator[None]:
             yield
         except BaseException:
             if not (out / CONFIG).exists():
-                _take_away(out, made_out, made_data)
+                _take_away(out, made, made_data)
             raise
     finally:
         os.close(handle)
 
 
-def _take_away(out: Path, made_out: bool, made_data: bool) -> None:
+def _take_away(out: Path, made: list[Path], made_data: bool) -> None:
     if made_data:
         shutil.rmtree(out / DATA, ignore_errors=True)
     (out / LOCK).unlink(missing_ok=True)
-    if made_out:
-        with suppress(OSError):
-            out.rmdir()
+    with suppress(OSError):  # a folder that holds something by now stays
+        for folder in made:
+            folder.rmdir()
 
 
 def write_config(out: Path, config: object) -> None:

@@ -109,12 +109,27 @@ def tensor(x: Tensor | None) -> tuple[int, ...]:
     return (x.data_ptr(), DTYPES[x.dtype], *(0,) * (4 - len(strides)), *strides)
 
 
+def places(lengths: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """First step and length of each sequence as dense int64 tensors; None where it is 0 and the whole row."""
+    if cu_seqlens is not None:
+        bounds = cu_seqlens.to(torch.int64)
+        return bounds[:-1].contiguous(), bounds.diff()
+    return None, None if lengths is None else lengths.to(torch.int64).contiguous()
+
+
 def run(name: str, values: list[int]) -> None:
     """Call the entry point with the arguments packed as one row of 64-bit integers."""
     packed = array("q", values)
     code = function(name)(packed.buffer_info()[0])
     if code:
         raise RuntimeError(f"{name}: the core refused its arguments (code {code})")
+
+
+def sizes(name: str, values: list[int], places: tuple[int, ...]) -> tuple[int, ...]:
+    """Call an entry point that fills some of its arguments in, and return those at ``places``."""
+    packed = array("q", values)
+    function(name)(packed.buffer_info()[0])
+    return tuple(packed[i] for i in places)
 
 
 def threads() -> int:

@@ -10,6 +10,7 @@ from quatrain.kernels._batch import check_batch, check_index, check_lengths
 from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
+from quatrain.kernels.attention import cpu
 from quatrain.kernels.attention.reference import attention_reference
 from quatrain.kernels.attention.sdpa import attend
 
@@ -128,7 +129,7 @@ _BOTH_WAYS = {"causal": False}
 OP = Op(
     name="attention",
     reference=attention_reference,
-    impls=(Impl("torch", attend),),
+    impls=(Impl("cpp", cpu.attend, cpu.why_not), Impl("torch", attend)),
     example=_example,
     cases=(
         Case({"B": 1, "T": 1, "H": 1, "K": 1}),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quatrain.kernels._autograd import call
+from quatrain.kernels._autograd import call, first_order
 from quatrain.kernels._batch import mask, rows_and_steps
 from quatrain.kernels._check import wide_dtype
 
@@ -73,7 +73,7 @@ class _Convolve(torch.autograd.Function):
         return (F.silu(z, inplace=True) if silu else z).to(x.dtype), x[row, step]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, row, step = ctx.saved_tensors
         dz = dy.to(wide_dtype(x.dtype))

@@ -28,7 +28,7 @@ def gru_scan_reference(
     """
     wide = wide_dtype(x.dtype)
     width = weight.shape[1]
-    of_gates, of_candidate = weight.to(wide).split((2 * width, width))
+    of_gates, of_candidate = weight.to(wide).split_with_sizes((2 * width, width))
     inside = None if bias is None else bias.to(wide)
 
     def run(data: list[Any], states: list[Any]) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def gru_scan_reference(
             h = drive.new_zeros(drive.shape[0], width)
         outputs = [h[:, None][:, :0]]
         for t in range(drive.shape[1]):
-            x_rz, x_n = drive[:, t].split((2 * width, width), dim=-1)
+            x_rz, x_n = drive[:, t].split_with_sizes((2 * width, width), dim=-1)
             r, z = torch.sigmoid(x_rz + recurrent_product(h, of_gates, operand_dtype)).chunk(2, dim=-1)
             if reset == "after":
                 product = recurrent_product(h, of_candidate, operand_dtype)

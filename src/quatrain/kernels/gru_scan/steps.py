@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quatrain.kernels._autograd import call, no_autocast
+from quatrain.kernels._autograd import call, first_order, no_autocast
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._rows import Rows, first_rows
 
@@ -49,7 +49,7 @@ class _Scan(torch.autograd.Function):
         inner = gates.new_empty(rows.total, width)  # U_n h + bias, or r h
         hs = gates.new_empty(alive + rows.total, width)
         hs[:alive] = start[:alive]
-        of_gates, of_candidate = weight.to(wide).T.split((2 * width, width), dim=1)
+        of_gates, of_candidate = weight.to(wide).T.split_with_sizes((2 * width, width), dim=1)
         offset = gates.new_zeros(width) if bias is None else bias.to(wide)
         h = hs[:alive]
         views = (gates[:, : 2 * width], *gates.chunk(3, dim=1), inner, hs[alive:])
@@ -70,7 +70,7 @@ class _Scan(torch.autograd.Function):
         return rows.scatter(hs[alive:], x.dtype), rows.unrank(start)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         weight, gates, inner, hs = ctx.saved_tensors
         rows: Rows = ctx.rows
@@ -88,7 +88,7 @@ class _Scan(torch.autograd.Function):
             if after:
                 d_weight = d_products.T @ h_before
             else:
-                d_gates, d_candidate = d_products.split((2 * width, width), dim=1)
+                d_gates, d_candidate = d_products.split_with_sizes((2 * width, width), dim=1)
                 d_weight = torch.cat((d_gates.T @ h_before, d_candidate.T @ inner))
         x_dtype, bias_dtype, h0_dtype = ctx.dtypes
         d_bias = None if bias_dtype is None else d_products[:, 2 * width :].sum(0).to(bias_dtype)
@@ -134,7 +134,7 @@ def _back_after(rows: Rows, grad: Tensor, factors: _Factors, matrix: Tensor, sta
 def _back_before(rows: Rows, grad: Tensor, factors: _Factors, matrix: Tensor, start: Tensor) -> None:
     """As `_back_after`; the cotangent of r h needs a product of its own, and that of r waits for it."""
     width = matrix.shape[1]
-    of_gates, of_candidate = matrix.split((2 * width, width))
+    of_gates, of_candidate = matrix.split_with_sizes((2 * width, width))
     products = factors.products
     of_r, of_z, of_n = products.chunk(3, dim=1)
     empty = grad[:0]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.kernels._autograd import call, no_autocast
+from quatrain.kernels._autograd import call, first_order, no_autocast
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._rows import Rows, first_rows
 
@@ -57,7 +57,7 @@ class _Scan(torch.autograd.Function):
         return rows.scatter(hs[alive:], x.dtype), rows.unrank(h_start), rows.unrank(c_start)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor) -> tuple[Tensor | None, ...]:
         weight, gates, hs, cs = ctx.saved_tensors
         rows: Rows = ctx.rows

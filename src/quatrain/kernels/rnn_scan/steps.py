@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.kernels._autograd import call, no_autocast
+from quatrain.kernels._autograd import call, first_order, no_autocast
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._rows import Rows, first_rows
 
@@ -50,7 +50,7 @@ class _Scan(torch.autograd.Function):
         return rows.scatter(states[alive:], x.dtype), rows.unrank(start)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         weight, states = ctx.saved_tensors
         rows: Rows = ctx.rows

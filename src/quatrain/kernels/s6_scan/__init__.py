@@ -8,6 +8,7 @@ from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
 from quatrain.kernels._s6 import check_s6
+from quatrain.kernels.s6_scan import cpu, cuda
 from quatrain.kernels.s6_scan.chunked import scan
 from quatrain.kernels.s6_scan.reference import s6_scan_reference
 
@@ -117,7 +118,11 @@ _ROW = {"B": 1, "T": 41, "E": 3, "N": 2}
 OP = Op(
     name="s6_scan",
     reference=s6_scan_reference,
-    impls=(Impl("torch", scan),),
+    impls=(
+        Impl("cpp", cpu.scan, cpu.why_not),
+        Impl("nvrtc", cuda.scan, cuda.why_not),
+        Impl("torch", scan),
+    ),
     example=_example,
     cases=(
         Case({"B": 1, "T": 1, "E": 1, "N": 1}),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quatrain.kernels._autograd import call, no_autocast, recorded
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels.s6_scan._segments import Marks, Packing, Stage, plan
 
@@ -51,7 +51,7 @@ class _Scan(torch.autograd.Function):
         return y, h
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, lengths, cu_seqlens, bounds = ctx.saved_tensors
         with no_autocast(dy):
