@@ -55,7 +55,7 @@ template <class S> struct Conv {
 
     explicit Conv(const ConvArgs& args) : k(args) {
         const int64_t rows = (TILE + 2 * MOST_TAPS) * W;
-        scratch.reset((rows + 64) * 5 * int64_t(sizeof(S)));
+        scratch.reset(5 * Scratch::padded<S>(rows));
         for (S** p : {&seen, &dz, &z, &dx, &out}) *p = scratch.take<S>(rows);
     }
 

@@ -27,11 +27,12 @@ template <class S> struct Tile {
     int64_t next_step[6];
 
     QT_INLINE void fetch(int64_t t) const {
-        for (int i = 0; i < streams; ++i) __builtin_prefetch(next[i] + t * next_step[i], 0, 2);
+        for (int i = 0; i < streams; ++i) __builtin_prefetch(next[i] + t * next_step[i], 0, 3);
     }
 };
 
-template <class S, bool ZOH, int NB> void forward_states(const Tile<S>& k, int64_t n) {
+// The tile comes by value, so that no store can be taken to change it.
+template <class S, bool ZOH, int NB> void forward_states(const Tile<S> k, int64_t n) {
     constexpr int W = lanes<S>;
     Vec<S> h[NB], rate[NB], inverse[NB];
     for (int j = 0; j < NB; ++j) {
@@ -46,7 +47,7 @@ template <class S, bool ZOH, int NB> void forward_states(const Tile<S>& k, int64
         if (n == k.n0) k.fetch(t);
 #pragma GCC unroll 8
         for (int j = 0; j < NB; ++j) {
-            const Vec<S> x = dt * rate[j], decay = vexp2<S>(x);
+            const Vec<S> x = dt * rate[j], decay = vexp2<S, ZOH>(x);
             Vec<S> drive = du * b[j];
             if (ZOH) {
                 const Vec<S> near = dt * vexpm1_over<S>(x * ln2<S>, decay), far = (decay - S(1)) * inverse[j];
@@ -72,7 +73,7 @@ template <class S, bool ZOH> void forward_tile(const Tile<S>& k) {
 }
 
 // First the states of the tile again, kept with their decays; then the cotangents, last step first.
-template <class S, bool ZOH, int NB> void backward_states(const Tile<S>& k, int64_t n) {
+template <class S, bool ZOH, int NB> void backward_states(const Tile<S> k, int64_t n) {
     constexpr int W = lanes<S>;
     Vec<S> h[NB], rate[NB];
     for (int j = 0; j < NB; ++j) {

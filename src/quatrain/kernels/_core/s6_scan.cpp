@@ -31,7 +31,7 @@ template <class S, bool ZOH> struct Task {
         const int64_t vector = p.tile * W, map = p.tile * k.states, state = count * k.states * W;
         const int64_t numbers = 12 * vector + 3 * map + 5 * state + 4 * count * W +
                                 (p.backward ? 2 * map * W + 3 * vector * 8 : 0);
-        scratch.reset((numbers + 64 * 40) * int64_t(sizeof(S)));
+        scratch.reset(numbers * int64_t(sizeof(S)) + 40 * Scratch::padded<S>(16));
         for (S** x : {&u, &dt, &raw, &du, &y, &dys, &gate, &dy, &along_b, &along_a, &hold, &out})
             *x = scratch.take<S>(vector);
         for (S** x : {&maps_b, &maps_c, &flat}) *x = scratch.take<S>(map);
@@ -76,10 +76,12 @@ template <class S, bool ZOH> struct Task {
         load_rows(k.u, b, t0, steps, channel(i), width(i), u);
         load_rows(k.delta, b, t0, steps, channel(i), width(i), raw);
         const Vec<S> add = load(bias + i * W);
+        S *const raw = this->raw, *const dt = this->dt, *const du = this->du, *const u = this->u;
+        const bool softplus = k.softplus;
         for (int64_t t = 0; t < steps; ++t) {
             Vec<S> x = load(raw + t * W) + add;
             store(raw + t * W, x);
-            if (k.softplus) x = vsoftplus<S>(x);
+            if (softplus) x = vsoftplus<S>(x);
             store(dt + t * W, x);
             store(du + t * W, x * load(u + t * W));
         }
