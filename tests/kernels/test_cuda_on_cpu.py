@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.test_kernels import check_budget, example, strided
 
 from quatrain.kernels import OPS, Case, _nvrtc
 from quatrain.kernels.s6_scan import _launch, cuda
-from tests.test_kernels import check_budget, example, strided
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(
@@ -72,6 +72,7 @@ def test_strides(emulator):
 
 
 _SIZES = [
+    ({"B": 2, "T": 70, "E": 9, "N": 250}, ("skip", "gate", "delta_bias", "h0"), {"softplus": True}),
     ({"B": 1, "T": 37, "E": 10, "N": 20}, ("gate", "h0"), {}),
     ({"B": 1, "T": 40, "E": 7, "G": 1, "N": 64}, ("skip", "h0", "cu_seqlens"), {}),
     ({"B": 2, "T": 21, "E": 9, "N": 128}, ("skip", "lengths"), {"softplus": True}),

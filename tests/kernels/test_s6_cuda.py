@@ -1,11 +1,11 @@
-"""What only a GPU shows of the S6 scan's kernels: indices past 32 bits, graphs, compilation, repeated runs."""
+"""What only a GPU shows of the S6 scan's kernels: 64-bit indices, graphs, compilation, repeated runs."""
 
 import pytest
 import torch
+from tests.test_kernels import WIDE_PARAMETERS, check_budget, example, strided
 
 from quatrain.kernels import OPS, Case, s6_scan
 from quatrain.kernels.s6_scan import cuda
-from tests.test_kernels import WIDE_PARAMETERS, check_budget, example, strided
 
 OP = OPS["s6_scan"]
 ALL = ("skip", "gate", "delta_bias", "h0")

@@ -1,7 +1,7 @@
 """CUDA C++ compiled at run time by NVRTC, which comes with torch's CUDA wheel, and run on torch's stream.
 
-Nothing is loaded or compiled at import. Machine code is kept in ``~/.cache/quatrain/kernels`` under a key of the
-source, the options, the architecture and NVRTC's version.
+Nothing is loaded or compiled at import. Machine code is kept in ``~/.cache/quatrain/kernels`` under a key of
+the source, the options, the architecture and NVRTC's version.
 """
 
 import ctypes
@@ -88,7 +88,7 @@ class Kernels:
     def _handle(self) -> int:
         """The driver's number of the device, found by its identity: the two may be ordered differently."""
         handle = ctypes.c_int()
-        bus = torch.cuda.get_device_properties(self._device)
+        bus: Any = torch.cuda.get_device_properties(self._device)
         name = f"{bus.pci_domain_id:04x}:{bus.pci_bus_id:02x}:{bus.pci_device_id:02x}.0"
         if self._driver.cuDeviceGetByPCIBusId(ctypes.byref(handle), name.encode()):
             self._check(self._driver.cuDeviceGet(ctypes.byref(handle), self._device))

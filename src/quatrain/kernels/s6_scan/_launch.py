@@ -3,7 +3,7 @@
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,62 @@ if TYPE_CHECKING:
 
 _DATA = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _LEAST_CHUNK = 512  # steps; below it a chunk's tail costs as much as the chunk
-_POINTERS = (
-    "u delta b c gate dy a skip bias h0 dh lengths bounds y last marks carry total du ddelta dgate db dc "
-    "part_maps part_a part_width dh0"
-).split()
-_LONGS = "u_row delta_row gate_row dy_row b_row c_row b_group c_group batch time chunk".split()
-_INTS = (
-    "u_step delta_step gate_step dy_step b_step c_step width states groups parts chunks sequences"
-).split()
+_POINTERS = [
+    "u",
+    "delta",
+    "b",
+    "c",
+    "gate",
+    "dy",
+    "a",
+    "skip",
+    "bias",
+    "h0",
+    "dh",
+    "lengths",
+    "bounds",
+    "y",
+    "last",
+    "marks",
+    "carry",
+    "total",
+    "du",
+    "ddelta",
+    "dgate",
+    "db",
+    "dc",
+    "part_maps",
+    "part_a",
+    "part_width",
+    "dh0",
+]
+_LONGS = [
+    "u_row",
+    "delta_row",
+    "gate_row",
+    "dy_row",
+    "b_row",
+    "c_row",
+    "b_group",
+    "c_group",
+    "batch",
+    "time",
+    "chunk",
+]
+_INTS = [
+    "u_step",
+    "delta_step",
+    "gate_step",
+    "dy_step",
+    "b_step",
+    "c_step",
+    "width",
+    "states",
+    "groups",
+    "parts",
+    "chunks",
+    "sequences",
+]
 _MOST_STEP = 1 << 25  # numbers from one step to the next: a tile's offsets fit into 32 bits
 
 
@@ -80,13 +128,14 @@ class Shape:
 def shapes(states: int) -> tuple[Shape, Shape]:
     """Of the forward and the backward kernels for N states; both pad N alike."""
     padded = next(padded for padded in (4, 8, 16, 32, 64, 128, 256) if states <= padded)
+    back_tile = 32 if padded in (16, 32) else 16 if padded <= 128 else 8
+    tile = min(16, back_tile)  # the forward pass marks states at the backward pass's tiles
     if padded == 4:
-        forward = Shape(lanes=1, own=4, channels=2, warps=4, tile=16, blocks=4)
+        forward = Shape(lanes=1, own=4, channels=2, warps=4, tile=tile, blocks=4)
     else:
-        forward = Shape(lanes=padded // 8, own=8, channels=1, warps=4, tile=16, blocks=5)
+        forward = Shape(lanes=padded // 8, own=8, channels=1, warps=4, tile=tile, blocks=4)
     own = 8 if padded == 256 else 4
-    tile = 32 if padded in (16, 32) else 16 if padded <= 128 else 8
-    backward = Shape(lanes=padded // own, own=own, channels=2, warps=4, tile=tile, blocks=2)
+    backward = Shape(lanes=padded // own, own=own, channels=2, warps=4, tile=back_tile, blocks=2)
     return forward, backward
 
 
@@ -97,7 +146,7 @@ def processors(device: torch.device) -> int:
 
 
 def plan(time: int, blocks: int, room: int, unit: int) -> tuple[int, int]:
-    """Number of chunks and steps of a chunk: one chunk where ``blocks`` fill ``room``, else as many as fit."""
+    """Number of chunks and their steps: one chunk where ``blocks`` fill ``room``, else as many as fit."""
     chunks = 1 if 3 * blocks > room else max(1, min(room // blocks, time // _LEAST_CHUNK))
     steps = -(-time // chunks)
     steps = -(-steps // unit) * unit
@@ -209,7 +258,8 @@ class Launch:
         shape, x = self.shapes[1], self.inputs
         self._rows("dy", dy.to(self.u.dtype))
         kernels = self._prepare(shape, "backward.cu")
-        args, wide = self.args, {"dtype": torch.float32, "device": self.device}
+        args: Any = self.args
+        wide: Any = {"dtype": torch.float32, "device": self.device}
         self._set("marks", marks)
         dh = None if dh is None else dh.to(torch.float32).contiguous()
         self._set("dh", dh)

@@ -1,10 +1,10 @@
 """S6 scan in CUDA C++, compiled at run time.
 
-See README.md beside this file for the derivation; forward.cu and backward.cu hold the kernels. Both passes are
-ops of torch.library, so that torch.compile and CUDA graphs take them whole. No index tensor is read on the host.
+See README.md beside this file for the derivation; forward.cu and backward.cu hold the kernels. Both passes
+are ops of torch.library, so that torch.compile takes them whole. No index tensor is read on the host.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -47,10 +47,11 @@ def why_not(arguments: Arguments) -> str | None:
     states = arguments["a"].shape[1]
     if states > _MOST_STATES:
         return f"N = {states}: must be at most {_MOST_STATES}"
-    return _why_not_here(u.device.index)
+    reason: str | None = _why_not_here(u.device.index)
+    return reason
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _why_not_here(device: int | None) -> str | None:
     """Why not on this machine: the same for all arguments of a device."""
     if (reason := _nvrtc.why_not()) is not None:
@@ -166,7 +167,7 @@ _ARGUMENTS = (
     "Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor? skip, Tensor? gate, Tensor? delta_bias, "
     "Tensor? h0, bool softplus, bool zoh, Tensor? lengths, Tensor? cu_seqlens"
 )
-LIBRARY = torch.library.Library("quatrain", "FRAGMENT")
+LIBRARY: Any = cast("Any", torch.library).Library("quatrain", "FRAGMENT")
 LIBRARY.define(f"s6_scan_cuda({_ARGUMENTS}, bool keep) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(f"s6_scan_cuda_backward(Tensor dy, Tensor? dh, Tensor marks, {_ARGUMENTS}) -> Tensor[]")
 LIBRARY.impl("s6_scan_cuda", forward, "CUDA")
