@@ -72,6 +72,7 @@ def test_strides(emulator):
 
 
 _SIZES = [
+    ({"B": 2, "T": 70, "E": 9, "N": 250}, ("skip", "gate", "delta_bias", "h0"), {"softplus": True}),
     ({"B": 1, "T": 37, "E": 10, "N": 20}, ("gate", "h0"), {}),
     ({"B": 1, "T": 40, "E": 7, "G": 1, "N": 64}, ("skip", "h0", "cu_seqlens"), {}),
     ({"B": 2, "T": 21, "E": 9, "N": 128}, ("skip", "lengths"), {"softplus": True}),

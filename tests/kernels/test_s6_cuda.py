@@ -1,4 +1,4 @@
-"""What only a GPU shows of the S6 scan's kernels: indices past 32 bits, graphs, compilation, repetition."""
+"""What only a GPU shows of the S6 scan's kernels: 64-bit indices, graphs, compilation, repeated runs."""
 
 import pytest
 import torch

@@ -188,7 +188,7 @@ class _Part:
         if self._buffer is None:
             return part[0]
         rows = self._buffer[: steps * len(part)]
-        rows.unflatten(0, (steps, len(part))).copy_(part.transpose(0, 1))
+        rows.view(steps, len(part), -1).copy_(part.transpose(0, 1))
         return rows
 
 
@@ -323,7 +323,7 @@ class _Sums:
         _add_product(self.of_in_weight, dx, rows)
         self.of_in_bias += dx.sum(0, dtype=self.of_in_bias.dtype)
         h, width = self._h[:count], self._h.shape[1]
-        self._put_h_before(h.unflatten(0, (steps, batch)), first)
+        self._put_h_before(h.view(steps, batch, -1), first)
         if self._kind.gates != 3:
             _add_product(self.of_weight, dx, h)
             return
