@@ -86,5 +86,5 @@ def test_indices_past_32_bits():
     _, between = s6_scan(u[:, :cut], delta[:, :cut], a, b[:, :cut], c[:, :cut])
     rest = [x[:, cut:] for x in (u, delta, b, c)]
     y_rest, h_rest = s6_scan(rest[0], rest[1], a, rest[2], rest[3], h0=between)
-    torch.testing.assert_close(h, h_rest, rtol=1e-4, atol=1e-4)
+    assert (h - h_rest).abs().max() <= 1e-5 * h.abs().max()  # a state is a long sum, which may cancel
     torch.testing.assert_close(y[:, -1000:], y_rest[:, -1000:], rtol=2e-2, atol=2e-2)
