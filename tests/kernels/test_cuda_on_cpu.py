@@ -59,8 +59,9 @@ def emulator(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in OP.cases])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("chunks", [False, True], ids=["whole", "chunks"])
+@pytest.mark.parametrize(
+    ("dtype", "chunks"), [(torch.bfloat16, False), (torch.float32, True)], ids=["whole", "chunks"]
+)
 def test_matches_the_definition(emulator, case, dtype, chunks, monkeypatch):
     if chunks:
         monkeypatch.setattr(_launch, "_LEAST_CHUNK", 1)

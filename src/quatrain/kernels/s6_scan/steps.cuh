@@ -230,10 +230,20 @@ __device__ __forceinline__ void link(const Args& p) {
     const float rate = real ? p.a[(Long)channel * p.states + n] * LOG2E : -1.f;
     const float* first = REVERSED ? p.dh : p.h0;
     float h = real && first && !PACKED ? first[((Long)row * p.width + channel) * p.states + n] : 0.f;
-    for (int j = 0; j < p.chunks - 1; ++j) {
-        Long at = carry_at(p, REVERSED ? p.chunks - 2 - j : j, row, channel);
-        float total = p.total[at], added = p.carry[at * STATES + n];
-        h = total < 0.f ? added : fmaf(ex2(rate * total), h, added);
-        p.carry[at * STATES + n] = h;
+    constexpr int AHEAD = 8;  // reads in flight: none waits for the one before
+    for (int first = 0; first < p.chunks - 1; first += AHEAD) {
+        float total[AHEAD], added[AHEAD];
+        Long at[AHEAD];
+        EACH(j, AHEAD) {
+            const int slot = min(first + j, p.chunks - 2);
+            at[j] = carry_at(p, REVERSED ? p.chunks - 2 - slot : slot, row, channel);
+            total[j] = p.total[at[j]];
+            added[j] = p.carry[at[j] * STATES + n];
+        }
+        EACH(j, AHEAD) {
+            if (first + j >= p.chunks - 1) break;
+            h = total[j] < 0.f ? added[j] : fmaf(ex2(rate * total[j]), h, added[j]);
+            p.carry[at[j] * STATES + n] = h;
+        }
     }
 }
