@@ -14,7 +14,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "compare": Command(
-        "quatrain.cli.compare:run", "train the architectures side by side on one text and show a page"
+        "quatrain.cli.compare:run", "train the architectures side by side on your data and show a page"
     ),
     "train": Command(
         "quatrain.cli.train:run", "train a model on text, series, labels or recordings, or go on with one"

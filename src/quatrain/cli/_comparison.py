@@ -70,7 +70,8 @@ class CompareDisplay:
         elif kind == "trained":
             self._losses.setdefault(row["mixer"], {})[f"{row['lr']:g}"] = f"{row['loss']:.4f}"
             upto = f"{row['step']:,} of {row['steps']:,} steps"
-            self.say(f"{_what(row)}: validation loss {row['loss']:.4f} after {upto}")
+            found = "".join(f", {name} {value:.4f}" for name, value in row["metrics"].items())
+            self.say(f"{_what(row)}: validation loss {row['loss']:.4f}{found} after {upto}")
         elif kind == "diverged":
             self._losses.setdefault(row["mixer"], {})[f"{row['lr']:g}"] = "diverged"
             self.say(f"{_what(row)}: diverged: {row['reason']}")
@@ -85,6 +86,8 @@ class CompareDisplay:
     def _plan(self, row: dict[str, Any]) -> None:
         plan = row["plan"]
         begun = "going on: " if row["resumed"] else ""
+        if row["says"]:
+            self.say(f"read as {row['says']}")
         shape = f"{plan.tokens:,} tokens in {plan.steps:,} steps for each model"
         rung = f"the learning rate is chosen after {plan.rung_steps:,}"
         self.say(f"{begun}{shape}; {rung}; about {duration(row['left'])} left in all")
@@ -164,11 +167,12 @@ def show(out: Path, again: bool) -> None:
         console.print(f"{out} was finished before", markup=False, soft_wrap=True)
     _result(console, rows)
     console.print()
-    tested = [row for row in rows if row["kind"] == "result" and row["status"] == "ok"]
-    best = min(tested, key=lambda row: float(row["test_loss"]), default=None)
     lines = [(name, str(place)) for name, place in places]
     lines += [("report", f"none: {missing}")] if missing else []
-    lines += [("try", f"quatrain generate {out / best['run']} --prompt 'The '")] if best else []
+    if best := report.best(rows):
+        run = out / best["run"]
+        text = f"quatrain generate {run} --prompt 'The '"
+        lines.append(("try", text if report.task(rows) == "lm" else f"quatrain predict {run} INPUT"))
     for name, text in lines:
         console.print(f"{name + ':':<9}{text}", markup=False, soft_wrap=True)
 
@@ -178,9 +182,10 @@ def _result(console: Console, rows: list[dict[str, Any]]) -> None:
     words, table = report.summary(rows), report.table(rows)
     models = len({row["mixer"] for row in rows if row["kind"] == "model"})
     baselines = [f"{row[0]} {row[1]}" for row in table.rows[models:]]
+    measure = report.measure(rows)
     console.print()
     console.print(_side_by_side(table, models))
-    console.print(f"Baselines, test loss: {', '.join(baselines)}", markup=False)
+    console.print(f"Baselines, {measure}: {', '.join(baselines)}", markup=False)
     console.print()
     console.print(words.headline, style="bold", markup=False)
     told = [f"{label}: {text}" for label, text in words.facts if label in ("How sure", "Baselines")]

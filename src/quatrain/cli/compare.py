@@ -1,26 +1,38 @@
-"""``quatrain compare``: train the architectures side by side on one text and show a page."""
+"""``quatrain compare``: train the architectures side by side on one set of data and show a page."""
 
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quatrain.cli import _data
 from quatrain.cli._flags import Option, Parsed, Surface, parse
+from quatrain.data.config import DataConfig
 
 if TYPE_CHECKING:
     from quatrain.lab.config import CompareConfig
 
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The keys that are flags here: those of the data, as in a recipe."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+
+
 SURFACE = Surface(
     command="compare",
     help=(
-        "Train architectures side by side on one text: the same size, the same tokens, the same search for\n"
-        "a learning rate, one test. Ends with a table and a page. Stopped at any moment, the same command\n"
-        "goes on."
+        "Train architectures side by side on text, series, labelled sequences or recordings: the same size,\n"
+        "the same data in the same order, the same search for a learning rate, one test. What it is is\n"
+        "recognised and said. Ends with a table and a page. Stopped at any moment, the same command goes on."
     ),
     options=(
         Option("data", "a file, directory, glob, - for stdin, or python (default): Python's own library"),
+        *_data.OPTIONS,
         Option(
             "--budget",
             "training time in all, as 90s, 10m (default), 1h; or tokens per model, as 500Ktokens",
@@ -38,14 +50,19 @@ SURFACE = Surface(
         Option(
             "--rung", "part of the run after which the learning rate is chosen (default: 0.25)", "X", float
         ),
-        Option("--sequence", "tokens of a training sequence and of a test window (default: 256)", "N", int),
-        Option("--batch", "sequences of one optimiser step (default: 8)", "N", int),
-        Option("--contexts", "contexts at which a new token is timed (default: 128 to 16K)", "N,M"),
+        Option(
+            "--sequence", "tokens of a training sequence and test window (default: by the data)", "N", int
+        ),
+        Option("--batch", "sequences of one optimiser step (default: by the data; text: 8)", "N", int),
+        Option("--contexts", "contexts at which one more step is timed (default: 128 to 16K)", "N,M"),
         Option("--evaluation", "most time for all that is not training, roughly (default: 200s)", "TIME"),
         Option("--threads", "CPU threads (default: those it began with, or all)", "N", int),
     ),
+    keys=Keys,
     examples=(
         "quatrain compare",
+        "quatrain compare readings.csv --target temperature --horizon 48",
+        "quatrain compare birds/ --mixers lstm,gru,s6    # one folder of recordings per class",
         "quatrain compare book.txt --budget 1h --params 4M --seeds 3",
         "quatrain compare book.txt --mixers 'lstm,s6,s6 s6 attention'",
     ),
@@ -62,10 +79,13 @@ def run(args: Sequence[str]) -> int:
 
     from quatrain.cli._comparison import CompareDisplay, show
     from quatrain.config.schema import digest
-    from quatrain.data.corpus import find
+    from quatrain.data.recognise import recognise
     from quatrain.lab.compare import compare
+    from quatrain.lab.config import for_text
 
-    name = find(config.data.source).name
+    found = recognise(config.data)
+    config = for_text(config) if found.task == "lm" else config
+    name = found.name
     out = Path(parsed["out"]) if parsed["out"] else Path("runs") / f"compare-{name}-{digest(config)}"
     with CompareDisplay() as display:
         display.say(f"comparing {', '.join(config.mixers)} on {name} in {out}")
@@ -77,7 +97,7 @@ def run(args: Sequence[str]) -> int:
 
 def settings(parsed: Parsed) -> "CompareConfig":
     """The comparison that the arguments ask for. One ConfigError lists everything that is wrong."""
-    from quatrain.config.schema import from_dict
+    from quatrain.config.schema import from_dict, override
     from quatrain.errors import ConfigError
     from quatrain.lab.config import CompareConfig
 
@@ -104,8 +124,13 @@ def settings(parsed: Parsed) -> "CompareConfig":
     for name in ("seeds", "rung", "sequence", "batch"):
         if name in parsed.given:
             values[name] = parsed[name]
-    if "data" in parsed.given:
-        values["data"] = {"source": parsed["data"]}
+            if name in ("sequence", "batch") and parsed[name] < 1:
+                parsed.problems.append(f"{name} = {parsed[name]}: must be at least 1")
+    _data.shortcuts(parsed, _data.SHORT)
+    try:
+        values |= override(Keys, {}, parsed.keys)
+    except ConfigError as error:
+        parsed.problems += str(error).splitlines()
     try:
         config = from_dict(CompareConfig, values)
     except ConfigError as error:

@@ -6,6 +6,7 @@ from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quatrain.cli import _data
 from quatrain.cli._display import TrainDisplay
 from quatrain.cli._flags import Option, Parsed, Surface, parse
 from quatrain.config.schema import to_dict
@@ -27,9 +28,7 @@ SURFACE = Surface(
         Option(
             "--mixer", "rnn, lstm, gru, attention, s6, s4d, or a pattern such as 's6 s6 attention'", "KIND"
         ),
-        Option("--task", "lm, classify, forecast, tag or transcribe (default: recognised)", "TASK"),
-        Option("--target", "columns to forecast (default: all), or the one with the label", "A,B"),
-        Option("--horizon", "steps ahead that a forecast reaches (default: 24)", "N"),
+        *_data.OPTIONS,
         Option("--config", "a TOML recipe", "FILE"),
         Option(
             "--out", "directory of the run (default: runs/<data>-<pattern>-<digest of the settings>)", "DIR"
@@ -48,14 +47,7 @@ SURFACE = Surface(
     ),
 )
 
-
-SHORT = {
-    "data": "data.source",
-    "mixer": "model.pattern",
-    "task": "data.task",
-    "target": "data.target",
-    "horizon": "data.horizon",
-}
+SHORT = _data.SHORT | {"mixer": "model.pattern"}
 
 
 def run(args: Sequence[str]) -> int:
@@ -63,7 +55,7 @@ def run(args: Sequence[str]) -> int:
     threads = parsed["threads"] if "threads" in parsed.given else None
     if threads is not None and threads < 1:
         parsed.problems.append(f"--threads = {threads}: must be at least 1")
-    _shortcuts(parsed)
+    _data.shortcuts(parsed, SHORT)
     config, out, data, says = _resumed(parsed) if parsed["resume"] else _begun(parsed)
 
     from quatrain.train.loop import train
@@ -112,18 +104,6 @@ def _resumed(parsed: Parsed) -> "tuple[RunConfig, Path, Data | None, str]":
 
     config = parsed.config(RunConfig, to_dict(stored_config(out)))
     return config, out, open_data(out / DATA) if (out / DATA).is_dir() else None, ""
-
-
-def _shortcuts(parsed: Parsed) -> None:
-    """Arguments that stand for a config key."""
-    for name, key in SHORT.items():
-        if name not in parsed.given:
-            continue
-        if key in parsed.keys:
-            parsed.problems.append(
-                f"--{key} = {parsed.keys[key]!r}: contradicts {name} = {parsed[name]!r}; give one of them"
-            )
-        parsed.keys[key] = parsed[name]
 
 
 def _summary(result: "Result") -> str:

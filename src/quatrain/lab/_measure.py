@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from quatrain.config.schema import from_dict
-from quatrain.data.tokens import TokenFile
+from quatrain.data.prepare import open_data
 from quatrain.train import _machine
 from quatrain.train.config import RunConfig
 from quatrain.train.loop import train
@@ -60,11 +60,11 @@ def main() -> None:
     """Train as stdin says, and say on stdout what it cost."""
     task = json.load(sys.stdin)
     config = from_dict(RunConfig, task["config"])
-    tokens = TokenFile.open(task["data"])
+    data = open_data(task["data"])
     before = _machine.memory_bytes()
     watch = _Watch()
     with suppress(_Enough):
-        train(config, Path(task["out"]), watch, data=tokens, threads=task["threads"])
+        train(config, Path(task["out"]), watch, data=data, threads=task["threads"])
     step = watch.step()
     # A forward pass is about a third of a step; where the run was cut short, that has to do.
     forward = watch.look / watch.look_tokens if watch.look else step / config.train.batch_tokens / 3

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quatrain.config.schema import to_dict
-from quatrain.data.tokens import TokenFile
+from quatrain.data.prepare import Data
 from quatrain.errors import ConfigError
 from quatrain.train.config import RunConfig
 
@@ -34,7 +34,7 @@ class Speed:
     empty_memory_bytes: int
 
 
-def measure(config: RunConfig, tokens: TokenFile, out: Path, threads: int) -> Speed:
+def measure(config: RunConfig, data: Data, out: Path, threads: int) -> Speed:
     """Train ``config`` for its few steps in a fresh process, as a comparison will, and report what it cost.
 
     The run is made in a temporary folder inside ``out`` and removed. Raises ConfigError where the process was
@@ -44,7 +44,7 @@ def measure(config: RunConfig, tokens: TokenFile, out: Path, threads: int) -> Sp
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=out, ignore_cleanup_errors=True) as folder:
         task = {
             "config": to_dict(config),
-            "data": str(tokens.path),
+            "data": str(data.path),
             "out": str(Path(folder, "run")),
             "threads": threads,
         }

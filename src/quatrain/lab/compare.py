@@ -1,14 +1,15 @@
 """Architectures side by side: the same size, the same tokens, the same search, one test.
 
 The protocol: every learning rate of the grid trains up to the rung (a fraction of the full run, under the
-schedule of the full run); the one with the lowest validation loss goes on to the end. Further seeds train in
-full at that rate. The checkpoint with the lowest validation loss is tested, once. Everything is a stage of
+schedule of the full run); the one that is best on the validation part, by the first metric of the task, goes
+on to the end. Further seeds train in full at that rate. The checkpoint that is best on the validation part is
+tested, once. What depends on the task is behind `quatrain.lab._study.Study`. Everything is a stage of
 the journal, so a comparison that was killed goes on where it stopped and ends with the same numbers.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -19,17 +20,16 @@ import torch
 from quatrain.config.check import check
 from quatrain.config.schema import from_dict, to_dict
 from quatrain.data.recognise import recognise
-from quatrain.data.tokens import prepare
-from quatrain.errors import DataError
 from quatrain.lab import calibrate, evaluation, machine, plan, search
+from quatrain.lab._study import Study, study_of, summary
 from quatrain.lab.clock import Clock
-from quatrain.lab.config import CompareConfig
+from quatrain.lab.config import CompareConfig, for_text
 from quatrain.lab.journal import Journal
 from quatrain.lab.plan import Plan
 from quatrain.lab.search import Events, Row, Rows, Search
-from quatrain.lab.text import TextTask
 from quatrain.model.config import ModelConfig
-from quatrain.model.lm import LanguageModel
+from quatrain.model.sequence import build
+from quatrain.tasks.score import primary
 from quatrain.train import run_dir
 
 
@@ -61,8 +61,8 @@ def compare(
 
     Raises:
         ConfigError: another config, thread count or process in ``out``; sizes or a budget that cannot be.
-        DataError: text that is missing, too short, or changed since the comparison began.
-        RuntimeError: a model sees future tokens, so that comparing it would mean nothing.
+        DataError: data that is missing, too short, not for its task, or changed since the comparison began.
+        RuntimeError: a model sees the future, so that comparing it would mean nothing.
         Interrupted: a signal while training; everything is saved.
         OSError: ``out`` cannot be written.
 
@@ -71,42 +71,46 @@ def compare(
     out = Path(out)
     check(threads is None or threads >= 1, "threads", threads, "must be at least 1")
     tell = events or (lambda row: None)
+    found = recognise(config.data)
+    if found.task == "lm":
+        config = for_text(config)
     with run_dir.claimed(out, config):
-        found = recognise(config.data)
-        if found.task != "lm":
-            raise DataError(f"data source {config.data.source!r}: is {found.says}; compare reads texts only")
-        tokens = prepare(config.data.source, out / run_dir.DATA, config.data.fractions)
-        task = TextTask(config, tokens)
+        how = " (recognised; --task chooses another)" if config.data.task == "auto" else ""
+        tell({"kind": "say", "text": f"data: {found.says}{how}"})
+        task = study_of(config, out / run_dir.DATA)
         wanted = threads or torch.get_num_threads()
         decided = plan.load_or_make(
-            out / plan.MANIFEST, threads, tokens.digest, partial(_decide, config, task, out, wanted, tell)
+            out / plan.MANIFEST,
+            threads,
+            task.data.digest,
+            partial(_decide, task.config, task, out, wanted, tell),
         )
         run_dir.write_config(out, config)
         with Journal(out / run_dir.RECORDS) as journal, _threads(decided.threads):
             again = "end" in journal
             if not again:
-                _Comparison(config, task, decided, out, journal, tell).run(command)
+                _Comparison(task.config, task, decided, out, journal, tell).run(command)
     return Outcome(out, again)
 
 
-def _decide(config: CompareConfig, task: TextTask, out: Path, threads: int, tell: Events) -> Plan:
+def _decide(config: CompareConfig, task: Study, out: Path, threads: int, tell: Events) -> Plan:
     """Fit the sizes, refuse models that leak, measure their speed, and turn the budget into steps."""
     tell({"kind": "say", "text": "checking that no model sees the future"})
     models = {mixer: task.model(mixer) for mixer in config.mixers}
     sizes = {}
     for mixer, model in models.items():
         untrained = evaluation.fresh(model, 0)
-        sizes[mixer] = task.summary(untrained)["params"]
+        sizes[mixer] = summary(untrained, config.sequence)["params"]
         evaluation.refuse_leak(untrained, config.sequence)
     plan.check_sizes(config, sizes)
     calibrate.clean(out)
     began, speeds = perf_counter(), {}
     for mixer, model in models.items():
         tell({"kind": "say", "text": f"calibrating {mixer}: a few training steps"})
-        speeds[mixer] = calibrate.measure(task.trial(model), task.tokens, out, threads)
+        speeds[mixer] = calibrate.measure(task.trial(model), task.data, out, threads)
     return plan.make(
         config,
-        data_digest=task.tokens.digest,
+        data_digest=task.data.digest,
         threads=threads,
         models={mixer: to_dict(model) for mixer, model in models.items()},
         speeds=speeds,
@@ -129,7 +133,7 @@ class _Comparison:
     """The stages of one comparison, in order."""
 
     def __init__(
-        self, config: CompareConfig, task: TextTask, decided: Plan, out: Path, journal: Journal, tell: Events
+        self, config: CompareConfig, task: Study, decided: Plan, out: Path, journal: Journal, tell: Events
     ) -> None:
         self.config, self.task, self.plan, self.out = config, task, decided, out
         self.journal, self.tell = journal, tell
@@ -150,7 +154,8 @@ class _Comparison:
             if stage in self.journal:
                 self.clock.done(stage)
         left = self.clock.left("", 0.0)
-        self.tell({"kind": "plan", "plan": self.plan, "resumed": "start" in self.journal, "left": left})
+        resumed, says = "start" in self.journal, self.task.says()
+        self.tell({"kind": "plan", "plan": self.plan, "resumed": resumed, "left": left, "says": says})
         self._stage("start", partial(self._start, command))
         self._stage("baselines", self._baselines)
         for mixer in self.config.mixers:
@@ -187,12 +192,16 @@ class _Comparison:
             "config_digest": plan.config_digest,
             "config": to_dict(config),
             "command": command,
+            "task": self.task.task.name,
+            "primary": asdict(self.task.task.metrics[0]),
+            "metrics": [asdict(metric) for metric in self.task.task.metrics],
+            "unit": self.task.task.unit,
             "data": self.task.describe(),
             "params_target": config.params,
             "budget_seconds": config.budget_seconds,
             "budget_tokens": config.budget_tokens,
             "tokens_per_model": plan.tokens,
-            "epochs": plan.tokens / len(self.task.train),
+            "epochs": plan.tokens / self.task.train_tokens,
             "sequence": config.sequence,
             "batch": config.batch,
             "steps": plan.steps,
@@ -206,15 +215,20 @@ class _Comparison:
         rows: Rows = [("comparison", about)]
         for mixer, model in self.models.items():
             with torch.device("meta"):
-                shape = LanguageModel(model)
+                shape = build(model)
             memory = {"empty_memory_bytes": plan.speed(mixer).empty_memory_bytes}
-            rows.append(("model", {"mixer": mixer, **self.task.summary(shape), **memory}))
+            rows.append(("model", {"mixer": mixer, **summary(shape, config.sequence), **memory}))
         return rows, {}
 
     def _baselines(self) -> tuple[Rows, Row]:
         found = self.task.baselines(self.plan)
-        best = min(found, key=lambda row: float(row["test_loss"]))
-        return [("baseline", row) for row in found], {"name": best["name"], "test_loss": best["test_loss"]}
+        best = min(found, key=self._merit)
+        outcome = {"name": best["name"], "merit": self._merit(best), "test_loss": best.get("test_loss")}
+        return [("baseline", row) for row in found], outcome
+
+    def _merit(self, row: Row) -> float:
+        """The task's first metric on the test part, such that less is better; inf where there is none."""
+        return primary(self.task.task.name, row["metrics"]) if "metrics" in row else inf
 
     def _result(self, mixer: str, seed: int) -> tuple[Rows, Row]:
         outcome = dict(self.journal.outcome(search.full(mixer, seed)))
@@ -224,7 +238,8 @@ class _Comparison:
         found = evaluation.result(model, outcome, self.task, self.plan)
         peak = self.plan.speed(mixer).peak_memory_bytes
         row = {"mixer": mixer, "seed": seed, **found, "peak_memory_bytes": peak}
-        return [("result", row)], {"test_loss": row.get("test_loss", inf), "status": row["status"]}
+        outcome = {"test_loss": row.get("test_loss", inf), "merit": self._merit(row)}
+        return [("result", row)], outcome | {"status": row["status"]}
 
     def _probe(self, mixer: str) -> tuple[Rows, Row]:
         """Cost and reach of one mixer, measured on its first seed; cost does not depend on the weights."""
@@ -242,8 +257,8 @@ class _Comparison:
         rows: Rows = []
         for mixer in self.config.mixers:
             tests = [self.journal.outcome(f"test/{mixer}/{seed}") for seed in self.seeds]
-            losses = [test["test_loss"] for test in tests if test["status"] == "ok"]
-            if losses and sum(losses) / len(losses) >= best["test_loss"]:
+            merits = [test["merit"] for test in tests if test["status"] == "ok"]
+            if merits and sum(merits) / len(merits) >= best["merit"]:
                 text = f"{mixer} does not beat the trivial baseline {best['name']}"
                 rows.append(("note", {"mixer": mixer, "about": "baseline", "text": text}))
         training = [self.journal.outcome(stage) for stage in search.pieces(self.config, self.plan)]

@@ -1,7 +1,7 @@
 """What one comparison is, as a person asks for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf, isfinite
 from typing import Annotated
@@ -10,6 +10,7 @@ from quatrain.data.config import DataConfig
 from quatrain.errors import ConfigError
 
 LEAST_STEPS = 20  # of a run; below, it is all warm-up
+SEQUENCE, BATCH = 256, 8  # of a text, where nothing else is asked for
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
 
 
@@ -18,7 +19,9 @@ class CompareConfig:
     """Everything that decides what is compared, and how; its digest names the comparison.
 
     Either ``budget_seconds`` or ``budget_tokens`` is finite: seconds are turned once into tokens per model,
-    by a calibration on the machine at hand. Raises one ConfigError that lists every value out of range.
+    by a calibration on the machine at hand. ``sequence`` and ``batch`` that are 0 become 256 and 8 for a
+    text; for other data `quatrain.lab.sequences` chooses them. Raises one ConfigError that lists every value
+    out of range.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -34,9 +37,9 @@ class CompareConfig:
     seeds: Annotated[int, "runs of each model at its chosen learning rate; one is a quick look"] = 1
     learning_rates: Annotated[tuple[float, ...], "the grid, the same for each"] = (1e-3, 3e-3, 1e-2)
     rung: Annotated[float, "fraction of the run after which the learning rate is chosen"] = 0.25
-    sequence: Annotated[int, "tokens of one training sequence, and of one window of the test"] = 256
-    batch: Annotated[int, "sequences of one optimiser step"] = 8
-    contexts: Annotated[tuple[int, ...], "contexts at which a generated token is timed"] = CONTEXTS
+    sequence: Annotated[int, "tokens of one training sequence and one test window; 0: as the data asks"] = 0
+    batch: Annotated[int, "sequences of one optimiser step; 0: as the data asks"] = 0
+    contexts: Annotated[tuple[int, ...], "contexts at which one more step is timed"] = CONTEXTS
     evaluation_seconds: Annotated[float, "most time for everything but training, roughly"] = 200.0
 
     def __post_init__(self) -> None:
@@ -54,15 +57,24 @@ class CompareConfig:
         for kind in dict.fromkeys(kind for mixer in self.mixers for kind in mixer.split() or [mixer]):
             yield kind in MIXERS, "mixers", kind, f"must be one of {names}{did_you_mean(kind)}"
         yield len(set(self.mixers)) == len(self.mixers), "mixers", self.mixers, "names one of them twice"
-        for name in ("params", "seeds", "sequence", "batch"):
+        for name in ("params", "seeds"):
             yield getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1"
+        for name in ("sequence", "batch"):
+            yield (
+                getattr(self, name) >= 0,
+                name,
+                getattr(self, name),
+                "must be at least 1; 0 lets the data choose",
+            )
         yield self.seeds <= 1000, "seeds", self.seeds, "must be at most 1000"
         seconds, tokens = self.budget_seconds, self.budget_tokens
         yield seconds > 0, "budget_seconds", seconds, "must be positive"
-        least = LEAST_STEPS * self.sequence * self.batch
-        rule = f"must be at least {least}, {LEAST_STEPS} steps of {self.batch} x {self.sequence} tokens"
+        batch, sequence = self.batch or BATCH, self.sequence or SEQUENCE
+        known = bool(self.batch) == bool(self.sequence)  # else the data decides how much a step is
+        least = LEAST_STEPS * batch * sequence if known else 1
+        rule = f"must be at least {least}, {LEAST_STEPS} steps of {batch} x {sequence} tokens"
         shown = int(tokens) if isfinite(tokens) else tokens
-        yield tokens >= max(1, least), "budget_tokens", shown, rule
+        yield tokens >= least, "budget_tokens", shown, rule
         one = isfinite(seconds) != isfinite(tokens)
         yield one, "budget_tokens", shown, f"contradicts budget_seconds = {seconds}: one must be finite"
         rates = self.learning_rates
@@ -74,6 +86,13 @@ class CompareConfig:
         yield fine, "contexts", self.contexts, "must be positive and rise"
         limit = self.evaluation_seconds
         yield limit > 0 and isfinite(limit), "evaluation_seconds", limit, "must be positive and finite"
+
+
+def for_text(config: CompareConfig) -> CompareConfig:
+    """``config`` with the numbers that a text takes where they were left open."""
+    if config.sequence and config.batch:
+        return config
+    return replace(config, sequence=config.sequence or SEQUENCE, batch=config.batch or BATCH)
 
 
 def _rise(numbers: Sequence[float]) -> bool:

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from quatrain import records
+from quatrain.errors import DataError
 
 Row = dict[str, Any]
 POINTS = 200  # of a training curve over the whole run
@@ -23,8 +24,9 @@ def rows(path: Path, same: Row, first: int, last: int, steps: int) -> list[tuple
         if row["kind"] not in ("step", "eval") or not first < row["step"] <= last:
             continue
         if row["kind"] == "eval":
-            point = {"step": row["step"], "tokens": row["tokens"], "seconds": seconds, "loss": row["nats"]}
-            found.append(("valid", {**same, **point}))
+            point = {"step": row["step"], "tokens": row["tokens"], "seconds": seconds, "loss": loss_of(row)}
+            metrics = {"metrics": row["metrics"]} if row.get("metrics") else {}
+            found.append(("valid", {**same, **point, **metrics}))
             continue
         losses.append(row["loss"])
         seconds = row["seconds"]
@@ -38,3 +40,16 @@ def rows(path: Path, same: Row, first: int, last: int, steps: int) -> list[tuple
 def seconds(path: Path) -> float:
     """Seconds of all training steps of a run, over its sessions."""
     return max((row["seconds"] for row in records.read(path) if row["kind"] == "step"), default=0.0)
+
+
+def loss_of(look: Row) -> Any:
+    """The loss of a look at the validation part; None where it was not finite."""
+    return look["nats"] if "nats" in look else look["loss"]
+
+
+def last_look(path: Path, last: int) -> Row:
+    """The last look at the validation part up to step ``last``. Raises DataError where there is none."""
+    looks = [row for row in records.read(path) if row["kind"] == "eval" and row["step"] <= last]
+    if not looks:
+        raise DataError(f"{path}: holds no look at the validation part up to step {last}")
+    return looks[-1]

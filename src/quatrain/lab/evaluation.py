@@ -9,43 +9,41 @@ import torch
 
 from quatrain import checkpoint
 from quatrain.lab import probes
+from quatrain.lab._study import Study
 from quatrain.lab.leak import leaks
 from quatrain.lab.plan import Plan
-from quatrain.lab.text import TextTask
 from quatrain.model.config import ModelConfig
 from quatrain.model.init import initialise
-from quatrain.model.lm import LanguageModel
+from quatrain.model.sequence import SequenceModel, build
 
 Row = dict[str, Any]
 Rows = list[tuple[str, Row]]
 _LEAK_TOKENS = 256  # read when looking for a leak
 
 
-def fresh(config: ModelConfig, seed: int) -> LanguageModel:
+def fresh(config: ModelConfig, seed: int) -> SequenceModel:
     """A model before any training, with the weights that training with this seed starts from."""
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(config)
+        model = build(config)
     initialise(model, seed)
     return model.eval()
 
 
-def trained(out: Path, outcome: Row) -> LanguageModel | None:
+def trained(out: Path, outcome: Row) -> SequenceModel | None:
     """The model with the lowest validation loss of a run; None where the run diverged."""
     if outcome["status"] != "ok":
         return None
-    return checkpoint.load_language_model(
-        out / outcome["run"] / "checkpoints" / f"step-{outcome['best_step']:08d}"
-    )
+    return checkpoint.load(out / outcome["run"] / "checkpoints" / f"step-{outcome['best_step']:08d}")
 
 
-def refuse_leak(model: LanguageModel, sequence: int) -> None:
-    """Raise RuntimeError where a model sees future tokens: its losses would mean nothing."""
+def refuse_leak(model: SequenceModel, sequence: int) -> None:
+    """Raise RuntimeError where a model sees the future: its losses would mean nothing."""
     leak = leaks(model, min(sequence, _LEAK_TOKENS))
     if leak:
         raise RuntimeError(f"{model.config.pattern}: {leak}; nothing is compared")
 
 
-def result(model: LanguageModel | None, outcome: Row, task: TextTask, plan: Plan) -> Row:
+def result(model: SequenceModel | None, outcome: Row, task: Study, plan: Plan) -> Row:
     """Fields of a "result" row: what a run cost, and its one test."""
     row: Row = {key: outcome[key] for key in ("lr", "status")} | {"reason": outcome.get("reason", "")}
     if model is None:
@@ -64,7 +62,7 @@ def result(model: LanguageModel | None, outcome: Row, task: TextTask, plan: Plan
     return row
 
 
-def costs(mixer: str, model: LanguageModel, task: TextTask, contexts: Sequence[int], seconds: float) -> Rows:
+def costs(mixer: str, model: SequenceModel, task: Study, contexts: Sequence[int], seconds: float) -> Rows:
     """Rows "step_cost", "prefill", "prefill_fit"; a note where the longest contexts took too long."""
     found = list(probes.costs(model, task.context(contexts[-1]), contexts, seconds))
     rows: Rows = []
@@ -86,12 +84,11 @@ def costs(mixer: str, model: LanguageModel, task: TextTask, contexts: Sequence[i
     return [(kind, {"mixer": mixer, **row}) for kind, row in rows]
 
 
-def reach(mixer: str, models: Sequence[tuple[LanguageModel | None, bool]], task: TextTask) -> Rows:
+def reach(mixer: str, models: Sequence[tuple[SequenceModel | None, bool]], task: Study) -> Rows:
     """Rows "gradient" of models with whether each is trained; none for a model that is None."""
-    windows = task.gradient_windows()
     return [
         ("gradient", {"mixer": mixer, "k": k, "norm": norm, "trained": is_trained})
         for model, is_trained in models
         if model is not None
-        for k, norm in probes.gradient_norms(model, windows).items()
+        for k, norm in task.reach(model).items()
     ]

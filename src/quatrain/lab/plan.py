@@ -13,7 +13,7 @@ from quatrain.config.check import check
 from quatrain.config.schema import digest, from_dict, to_dict
 from quatrain.errors import ConfigError, DataError
 from quatrain.lab.calibrate import Speed
-from quatrain.lab.config import LEAST_STEPS, CompareConfig
+from quatrain.lab.config import LEAST_STEPS, CompareConfig, for_text
 
 MANIFEST = "manifest.json"
 _LOOKS = 2  # at the validation part before the learning rate is chosen
@@ -80,10 +80,14 @@ def make(
     test_total: int,
 ) -> Plan:
     """Turn the budget into steps by the measured speeds. Raises ConfigError for one that is too small."""
+    config = for_text(config)  # a study of other data has chosen already
     batch_tokens = config.sequence * config.batch
     per_token = seconds_per_token(config, speeds)
     tokens = config.budget_tokens if isfinite(config.budget_tokens) else config.budget_seconds / per_token
     steps = int(tokens // batch_tokens)
+    if steps < LEAST_STEPS and isfinite(config.budget_tokens):
+        rule = f"must be at least {LEAST_STEPS * batch_tokens}, {LEAST_STEPS} steps of {batch_tokens} each"
+        raise ConfigError(f"budget_tokens = {int(config.budget_tokens)}: {rule}")
     if steps < LEAST_STEPS:
         needs = ceil(LEAST_STEPS * batch_tokens * per_token)
         raise ConfigError(
@@ -137,8 +141,8 @@ def check_sizes(config: CompareConfig, sizes: Mapping[str, int]) -> None:
 def load_or_make(path: Path, threads: int | None, data_digest: str, new: Callable[[], Plan]) -> Plan:
     """The plan in ``path``, or a new one, which is written there.
 
-    Raises ConfigError where the plan there is for other threads, DataError where it is damaged or for another
-    text.
+    Raises ConfigError where the plan there is for other threads, DataError where it is damaged or for other
+    data.
     """
     if not path.exists():
         plan = new()
@@ -151,5 +155,5 @@ def load_or_make(path: Path, threads: int | None, data_digest: str, new: Callabl
     same = threads is None or threads == plan.threads
     check(same, "threads", threads, f"the comparison in '{path.parent}' began with {plan.threads}")
     if plan.data_digest != data_digest:
-        raise DataError(f"{path}: was made for a text with digest {plan.data_digest[:12]}, not this one")
+        raise DataError(f"{path}: was made for data with digest {plan.data_digest[:12]}, not this one")
     return plan

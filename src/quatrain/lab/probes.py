@@ -16,7 +16,7 @@ from quatrain.config.check import check
 from quatrain.errors import StateError
 from quatrain.infer._mode import evaluating
 from quatrain.model.backbone import State
-from quatrain.model.lm import LanguageModel
+from quatrain.model.sequence import SequenceModel
 
 CHUNK = 512  # tokens of a prompt read at a time, as `quatrain.infer.generate` does
 _STEPS, _WARM = 16, 3  # steps of which the median is taken, and steps before them
@@ -25,7 +25,7 @@ _REPEATS = 3  # of a prompt that is read in one piece
 
 @dataclass(frozen=True)
 class Cost:
-    """One context length: ``step_seconds`` per generated token after it, ``prefill_seconds`` to read it,
+    """One context length: ``step_seconds`` per step (a new token) after it, ``prefill_seconds`` to read it,
     ``state_bytes`` alive at that point, all for one sequence.
     """
 
@@ -36,10 +36,10 @@ class Cost:
 
 
 def costs(
-    model: LanguageModel, tokens: Tensor, contexts: Sequence[int], seconds: float = float("inf")
+    model: SequenceModel, tokens: Tensor, contexts: Sequence[int], seconds: float = float("inf")
 ) -> Iterator[Cost]:
-    """Cost of a token at growing contexts: ``tokens (T,)`` are read from the start, and at each context the
-    model makes steps, of which the median counts.
+    """Cost of one more step at growing contexts: ``tokens (T,)``, or numbers ``(T, C)``, are read from the
+    start, and at each context the model makes steps, of which the median counts.
 
     A prompt is read in chunks of 512 with carried state, as in generation; its time is that of the chunks
     alone, the fastest of three for a prompt of one chunk. Ends early where ``seconds`` have passed, so that
@@ -72,7 +72,7 @@ def costs(
                 return
 
 
-def _read(model: LanguageModel, tokens: Tensor, state: State | None) -> State:
+def _read(model: SequenceModel, tokens: Tensor, state: State | None) -> State:
     """The state after ``tokens (1, T)``, with the logits of the last one, as a prompt is read."""
     hidden, after = model.hidden(tokens, state)
     model.logits(hidden[:, -1])
@@ -87,7 +87,7 @@ def _timed(work: Callable[[], State]) -> tuple[float, State]:
     return perf_counter() - start, state
 
 
-def _step_seconds(model: LanguageModel, tokens: Tensor, state: State) -> float:
+def _step_seconds(model: SequenceModel, tokens: Tensor, state: State) -> float:
     times = []
     for index in range(_WARM + _STEPS):
         start = perf_counter()
@@ -114,19 +114,44 @@ def distances(sequence: int) -> list[int]:
     return sorted(k for k in {0, 1, 2, 3, sequence - 1} | grown if k < sequence)
 
 
-def gradient_norms(model: LanguageModel, windows: Tensor) -> dict[int, float]:
-    """How much the last loss depends on the token k before it: ``||d loss_T / d x_(T-k)||`` by k.
+def gradient_norms(model: SequenceModel, windows: Tensor) -> dict[int, float]:
+    """How much the last token's loss depends on the token k before it: ``||d loss_T / d x_(T-k)||`` by k.
 
-    ``windows (B, T + 1)``: T inputs and the target of the last one. x is the embedding of a token, the loss
-    that of the last position alone, in nats. The norms are averaged over the windows geometrically, because
-    they differ by orders of magnitude; 0 where one of them is 0. Cost: one forward and backward pass.
+    ``windows (B, T + 1)``: T inputs and the target of the last one; see `reach`. The loss is that of the last
+    position alone, in nats.
     """
     inputs, target = windows[:, :-1], windows[:, -1]
+
+    def loss(hidden: Tensor) -> Tensor:
+        return F.cross_entropy(model.logits(hidden[:, -1]), target, reduction="sum")
+
+    return reach(model, inputs, loss)
+
+
+def reach(
+    model: SequenceModel, inputs: Tensor, loss: Callable[[Tensor], Tensor], lengths: Tensor | None = None
+) -> dict[int, float]:
+    """``||d loss / d x_(T-k)||`` by k, x being what embedding or projection makes of a step.
+
+    Args:
+        inputs: ``(B, T)`` tokens or ``(B, T, C)`` numbers, with ``lengths (B,)`` where they are padded; k
+            counts from each one's own end.
+        loss: from ``(B, T, D)``, what the head sees, to the sum of the sequences' losses.
+
+    Norms are averaged over the sequences that reach back to k geometrically, because they differ by orders of
+    magnitude; 0 where one of them is 0. Distances that less than half of them have are left out. Cost: one
+    forward and backward pass.
+    """
     with evaluating(model):
         x = model.embedding(inputs).detach().requires_grad_()
-        hidden, _ = model.backbone(x, keep_state=False)
-        loss = F.cross_entropy(model.logits(hidden[:, -1]), target, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-    norms = gradient.double().norm(dim=2).flip(1)  # (B, T), column k is distance k
-    means = norms.log().mean(0)
-    return {k: exp(float(means[k])) for k in distances(inputs.shape[1])}
+        hidden, _ = model.backbone(x, None, lengths, keep_state=False)
+        (gradient,) = torch.autograd.grad(loss(hidden), x)
+    batch, time = x.shape[:2]
+    ends = torch.full((batch,), time) if lengths is None else lengths
+    norms = gradient.double().norm(dim=2)  # (B, T)
+    found = {}
+    for k in distances(time):
+        rows = torch.nonzero(ends > k)[:, 0]
+        if 2 * len(rows) >= batch:
+            found[k] = exp(float(norms[rows, ends[rows] - 1 - k].log().mean()))
+    return found

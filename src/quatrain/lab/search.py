@@ -9,11 +9,11 @@ from typing import Any
 
 from quatrain.errors import DivergedError
 from quatrain.lab import curves
+from quatrain.lab._study import Study
 from quatrain.lab.clock import Clock
 from quatrain.lab.config import CompareConfig
 from quatrain.lab.journal import Journal
 from quatrain.lab.plan import Plan
-from quatrain.lab.text import TextTask
 from quatrain.model.config import ModelConfig
 from quatrain.train import run_dir
 from quatrain.train._signals import Interrupted
@@ -55,13 +55,14 @@ class Search:
     """Trains the models of a comparison; its stages give rows and an outcome for the journal.
 
     The outcome of a stage has ``status`` ("ok" or "diverged"), ``lr``, and ``reason`` or ``run``, ``valid``,
-    ``best_step``, ``tokens``, ``seconds`` of training steps, and ``overhead``: seconds of the rest.
+    ``merit`` (by which rates are compared, less is better), ``best_step``, ``tokens``, ``seconds`` of
+    training steps, and ``overhead``: seconds of the rest.
     """
 
     def __init__(
         self,
         config: CompareConfig,
-        task: TextTask,
+        task: Study,
         plan: Plan,
         models: dict[str, ModelConfig],
         out: Path,
@@ -99,7 +100,8 @@ class Search:
         if len(grid) == 1:
             return list(grid)
         tried = {lr: self.journal.outcome(rung(mixer, lr)) for lr in grid}
-        return sorted((lr for lr in grid if tried[lr]["status"] == "ok"), key=lambda lr: tried[lr]["valid"])
+        fine = [lr for lr in grid if tried[lr]["status"] == "ok"]
+        return sorted(fine, key=lambda lr: (tried[lr]["merit"], tried[lr]["valid"]))
 
     def _train(self, mixer: str, lr: float, seed: int, first: int, last: int, stage: str) -> tuple[Rows, Row]:
         """Train steps ``first + 1 .. last``; the rows of that stretch, and how it ended."""
@@ -110,9 +112,7 @@ class Search:
         began, failed = perf_counter(), ""
         result: Result | None = None
         try:
-            result = train(
-                config, path, follow, stop_at=last, data=self.task.tokens, threads=self.plan.threads
-            )
+            result = train(config, path, follow, stop_at=last, data=self.task.data, threads=self.plan.threads)
             if not isfinite(result.progress.valid):
                 failed = f"step {last}: the validation loss is {result.progress.valid:g}"
         except DivergedError as error:
@@ -128,12 +128,15 @@ class Search:
             self.tell({"kind": "diverged", **same, "reason": failed})
             return rows, {"status": "diverged", "reason": failed, "lr": lr, "overhead": overhead}
         progress = result.progress
-        self.tell({"kind": "trained", **same, "step": last, "steps": self.plan.steps, "loss": progress.valid})
+        look = curves.last_look(path / run_dir.RECORDS, last)
+        told = {"step": last, "steps": self.plan.steps, "loss": progress.valid}
+        self.tell({"kind": "trained", **same, **told, "metrics": look.get("metrics", {})})
         return rows, {
             "status": "ok",
             "lr": lr,
             "run": str(path.relative_to(self.out)),
             "valid": progress.valid,
+            "merit": self.task.merit(look),
             "best_step": progress.best_step,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
@@ -171,7 +174,8 @@ class _Follow:
         elif row["kind"] == "step":
             self._step(row)
         elif row["kind"] == "eval":
-            self.search.tell({"kind": "valid", **self.same, "step": row["step"], "loss": row["nats"]})
+            look = {"step": row["step"], "loss": curves.loss_of(row)}
+            self.search.tell({"kind": "valid", **self.same, **look, "metrics": row.get("metrics", {})})
 
     def _step(self, row: Row) -> None:
         plan, clock = self.search.plan, self.search.clock

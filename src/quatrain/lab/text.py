@@ -1,36 +1,41 @@
 """Predicting the next token of a text: what a comparison trains, tests and shows.
 
-Everything that is particular to this task stands here; `quatrain.lab.compare` knows only how a comparison
-proceeds.
+Everything that is particular to this task stands here (a `quatrain.lab._study.Study`);
+`quatrain.lab.compare` knows only how a comparison proceeds.
 """
 
+from collections.abc import Mapping
 from math import log
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from quatrain.config.schema import from_dict, to_dict
+from quatrain.config.schema import from_dict
 from quatrain.data.sampler import Windows
+from quatrain.data.task import TASKS
+from quatrain.data.tokenizer import measures
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import DataError
 from quatrain.infer._mode import evaluating
 from quatrain.infer.evaluate import evaluate
 from quatrain.infer.generate import generate
 from quatrain.infer.sample import Sampling
-from quatrain.lab import baselines
+from quatrain.lab import baselines, probes
+from quatrain.lab._study import Row
 from quatrain.lab.calibrate import STEPS
-from quatrain.lab.config import CompareConfig
+from quatrain.lab.config import CompareConfig, for_text
 from quatrain.lab.plan import Plan
 from quatrain.lab.windows import Pieces, Tokens, cut
 from quatrain.model.config import ModelConfig
-from quatrain.model.count import fit_size, parameters
+from quatrain.model.count import fit_size
 from quatrain.model.lm import LanguageModel
+from quatrain.model.sequence import SequenceModel
 from quatrain.train.config import RunConfig, TrainConfig
 
-Row = dict[str, Any]
 _PROMPT, _SAMPLE = 64, 240  # bytes of a prompt, tokens of a sample
+_PLAIN = 0.99  # characters of a byte from which on a text is as good as ASCII
 _GRADIENT_TOKENS = 4096  # tokens over which gradient norms are averaged
 
 
@@ -38,7 +43,11 @@ class TextTask:
     """Next-token prediction on a token file. Raises DataError where a part is too short."""
 
     def __init__(self, config: CompareConfig, tokens: TokenFile) -> None:
-        self.config, self.tokens = config, tokens
+        self.task = TASKS["lm"]
+        config = for_text(config)
+        self.config, self.tokens, self.data = config, tokens, tokens
+        self.tokenizer = tokens.tokenizer
+        self.sizes = measures(self.tokenizer.spelled)
         self.train, self.valid, self.test = (tokens.part(part) for part in ("train", "valid", "test"))
         Windows(self.train, config.sequence, config.batch, 0)  # says what is missing, before anything is done
         for name, part in (("validation part", self.valid), ("test part", self.test)):
@@ -49,9 +58,18 @@ class TextTask:
                 )
 
     @property
+    def train_tokens(self) -> int:
+        """Tokens of the training part."""
+        return len(self.train)
+
+    @property
     def test_total(self) -> int:
         """Tokens of the test part that can be predicted."""
         return len(self.test) - 1
+
+    def says(self) -> str:
+        """Nothing: a text is read in windows, as the plan says."""
+        return ""
 
     def describe(self) -> Row:
         """The text, for the record."""
@@ -63,6 +81,7 @@ class TextTask:
             "bytes": tokens.bytes,
             "tokens": len(tokens.tokens),
             "vocab": tokens.vocab,
+            "tokenizer": self.tokenizer.name,
             "splits": tokens.splits,
         }
 
@@ -101,23 +120,9 @@ class TextTask:
         }
         return RunConfig(model=model, data=config.data, train=from_dict(TrainConfig, settings, "train"))
 
-    def summary(self, model: LanguageModel) -> Row:
-        """A model in numbers and a line, for the record."""
-        config, counts = model.config, parameters(model)
-        mlp = f"gated, {config.inner} wide" if any(map(config.has_mlp, config.kinds)) else "none"
-        head = "tied head" if config.tied else "untied head"
-        shape = f"{config.layers} layers of width {config.width}"
-        return {
-            "params": counts.rest,
-            "params_embedding": counts.embedding,
-            "width": config.width,
-            "layers": config.layers,
-            "mlp": mlp,
-            "flops_per_token": model.flops_per_token(self.config.sequence),
-            "state_bytes": model.state_bytes(1, self.config.sequence),
-            "summary": f"{shape}, MLP {mlp}, pre-norm residual, {head}",
-            "config": to_dict(config),
-        }
+    def merit(self, look: Mapping[str, Any]) -> float:
+        """Nats per token."""
+        return float(look["nats"])
 
     # -- scores
 
@@ -132,22 +137,28 @@ class TextTask:
             (self.test, self._pieces(self.test, plan.test_tokens, "test part")),
             self.tokens.vocab,
         )
-        return [
-            {
-                "name": base.name,
-                "order": base.order,
-                "valid_loss": base.valid,
-                "test_loss": base.test,
-                "test_bits_per_byte": self._bits(base.test),
-                **baselines.fitted_on(self.train),
-            }
-            for base in found
-        ]
+        rows = []
+        for base in found:
+            bits = self._bits(base.test, self._pieces(self.test, plan.test_tokens, "test part"))
+            rows.append(
+                {
+                    "name": base.name,
+                    "order": base.order,
+                    "valid_loss": base.valid,
+                    "test_loss": base.test,
+                    **bits,
+                    "valid_metrics": {"nats": base.valid},
+                    "metrics": {"nats": base.test},
+                    **baselines.fitted_on(self.train),
+                }
+            )
+        return rows
 
-    def score(self, model: LanguageModel, plan: Plan) -> Row:
+    def score(self, model: SequenceModel, plan: Plan) -> Row:
         """Fields of a result: validation and test loss in windows from an empty state and, where the state
         does not grow, test loss with carried state.
         """
+        model = cast(LanguageModel, model)
         pieces = self._pieces(self.test, plan.test_tokens, "test part")
         valid_pieces = self._pieces(self.valid, plan.test_tokens, "validation part")
         valid = score(model, self.valid, valid_pieces, self.config.batch)
@@ -155,25 +166,45 @@ class TextTask:
         row: Row = {
             "valid_loss": valid,
             "test_loss": test,
-            "test_bits_per_byte": self._bits(test),
+            **self._bits(test, pieces),
+            "valid_metrics": {"nats": valid},
+            "metrics": {"nats": test},
             "test_tokens": pieces.tokens,
             "test_total_tokens": pieces.total,
         }
         if model.state_bytes(1, 1) == model.state_bytes(1, 100_000):
             carried = evaluate(
-                model, self.test, chunk=self.config.sequence, batch=self.config.batch, limit=plan.test_tokens
+                model,
+                self.test,
+                chunk=self.config.sequence,
+                batch=self.config.batch,
+                limit=plan.test_tokens,
+                sizes=None if self.tokenizer.name == "bytes" else self.sizes,
             )
             row |= {
                 "test_loss_carried": carried.nats,
-                "test_bits_per_byte_carried": self._bits(carried.nats),
+                "test_bits_per_byte_carried": carried.bits_per_byte,
                 "test_tokens_carried": carried.tokens,
                 "carried_context": carried.context,
             }
         return row
 
-    def _bits(self, nats: float) -> float | None:
-        """Bits per byte, where a token is a byte."""
-        return nats / log(2) if self.tokens.vocab == 256 else None
+    def _bits(self, nats: float, pieces: Pieces) -> Row:
+        """Bits per byte of the text (per base of DNA) that the pieces' tokens spell, and per character where
+        characters are not nearly all single bytes."""
+        bits = nats / log(2)
+        if self.tokenizer.name == "dna":
+            return {"test_bits_per_byte": bits}
+        positions, _ = pieces.positions()
+        predicted = np.asarray(self.test)[positions]
+        size, characters = (int(each[predicted].sum()) for each in self.sizes)
+        if self.tokenizer.name == "bytes":  # exactly a byte each
+            row = {"test_bits_per_byte": bits}
+        else:
+            row = {"test_bits_per_byte": bits * pieces.tokens / size} if size else {}
+        if characters and (characters < _PLAIN * size or self.tokenizer.name != "bytes"):
+            row["test_bits_per_character"] = bits * pieces.tokens / characters
+        return row
 
     # -- what the probes read
 
@@ -189,16 +220,25 @@ class TextTask:
         starts = np.linspace(0, len(self.valid) - size, count).astype(int)
         return torch.from_numpy(np.stack([self.valid[at : at + size] for at in starts]).astype(np.int64))
 
-    def samples(self, model: LanguageModel) -> list[Row]:
-        """A text that the model writes after the first line break of the validation part; none where tokens
-        are not bytes.
-        """
-        if self.tokens.vocab != 256:
-            return []
-        start = np.asarray(self.valid[:4096]).tobytes()
-        head = start[start.find(b"\n") + 1 :][:_PROMPT].decode("utf-8", "ignore") or "\n"
-        pieces = generate(model, head, max_tokens=_SAMPLE, sampling=Sampling(temperature=0.8))
-        return [{"prompt": head, "text": "".join(piece.text for piece in pieces), "temperature": 0.8}]
+    def reach(self, model: SequenceModel) -> dict[int, float]:
+        """Gradient norms of the last token's loss over windows of the validation part."""
+        return probes.gradient_norms(model, self.gradient_windows())
+
+    def samples(self, model: SequenceModel) -> list[Row]:
+        """A text that the model writes after the first line break of the validation part."""
+        model = cast(LanguageModel, model)
+        spelled = self.tokenizer.spelled
+        start = b"".join(spelled[token] for token in self.valid[:4096].tolist())
+        prompt = start[start.find(b"\n") + 1 :][:_PROMPT].decode("utf-8", "ignore") or "\n"
+        pieces = generate(
+            model,
+            prompt,
+            max_tokens=_SAMPLE,
+            sampling=Sampling(temperature=0.8),
+            tokenizer=self.tokenizer,
+        )
+        text = "".join(piece.text for piece in pieces)
+        return [{"form": "text", "prompt": prompt, "text": text, "temperature": 0.8}]
 
 
 def score(model: LanguageModel, tokens: Tokens, pieces: Pieces, batch: int) -> float:

@@ -5,22 +5,24 @@ and need no optional extra. Rows may be incomplete (interrupted, diverged): what
 missing is named.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from quatrain import records
 from quatrain._files import write_atomic
 from quatrain.errors import DataError
-from quatrain.report.gather import Row, gather
+from quatrain.report.gather import Row, gather, number, table_of
+from quatrain.report.measure import NATS
 from quatrain.report.summary import Summary, summarise
 from quatrain.report.table import Table, plain
 from quatrain.report.table import markdown as _markdown
 
-__all__ = ["Summary", "Table", "markdown", "summary", "table", "write"]
+__all__ = ["Summary", "Table", "best", "markdown", "measure", "summary", "table", "task", "write"]
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """The main table as strings: ``header`` and ``rows``, models by test loss, then the baselines."""
+    """The main table as strings: ``header`` and ``rows``, models best first, then the baselines."""
     return plain(gather(rows))
 
 
@@ -32,6 +34,31 @@ def markdown(rows: Iterable[Row]) -> str:
 def summary(rows: Iterable[Row]) -> Summary:
     """The comparison in words: a headline, facts as (label, sentence), and warnings."""
     return summarise(gather(rows))
+
+
+def task(rows: Iterable[Row]) -> str:
+    """The name of the task that was compared on."""
+    return gather(rows).task
+
+
+def measure(rows: Iterable[Row]) -> str:
+    """What the test part is judged by, in words: ``test loss``, ``accuracy``."""
+    found = gather(rows)
+    return "test loss" if found.measure == NATS else found.measure.says
+
+
+def best(rows: Iterable[Row]) -> Row | None:
+    """The result of the best run on the test part; None where no run has one."""
+    found = gather(rows)
+    tested = [row for row in found.rows.get("result", []) if row.get("status") == "ok" and row.get("run")]
+
+    def merit(row: Row) -> float:
+        value = number(row, "test_loss") if found.measure == NATS else None
+        if found.measure != NATS:
+            value = number(table_of(row, "metrics"), found.measure.name)
+        return math.inf if value is None else found.measure.merit(value)
+
+    return min(tested, key=merit, default=None)
 
 
 def write(out_dir: Path) -> Path:

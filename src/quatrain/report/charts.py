@@ -5,7 +5,7 @@ and rounded here: the page must stay below 2 MB however long the curves are.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from quatrain.errors import MissingExtraError
@@ -238,17 +238,21 @@ def lines(drawing: Drawing) -> Spec:
     return _finish(alt.layer(*layers, line, marks.add_params(near)), drawing.height)
 
 
-def bars(entries: list[tuple[Style, float, tuple[float, ...]]], title: str) -> Spec:
+def bars(
+    entries: list[tuple[Style, float, tuple[float, ...]]],
+    title: str,
+    show: Callable[[float], str] = numbers.loss,
+) -> Spec:
     """Horizontal bars from zero, in the order given; several seeds are shown as ticks on their bar."""
     order = [style.name for style, _, _ in entries]
-    values = [{"m": style.name, "y": rounded(mean), "t": numbers.loss(mean)} for style, mean, _ in entries]
+    values = [{"m": style.name, "y": rounded(mean), "t": show(mean)} for style, mean, _ in entries]
     seeds = [{"m": s.name, "y": rounded(one)} for s, _, each in entries if len(each) > 1 for one in each]
     y = alt.Y(
         "m:N",
         sort=order,
         axis=alt.Axis(title=None, ticks=False, domain=False, labelLimit=150, labelFontSize=12),
     )
-    most = max(mean for _, mean, _ in entries)
+    most = max(mean for _, mean, _ in entries) or 1.0
     x = alt.X(
         "y:Q",
         axis=alt.Axis(title=title, tickCount=5),

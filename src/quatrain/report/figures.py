@@ -6,10 +6,12 @@ from typing import NamedTuple
 from quatrain.report import charts, numbers
 from quatrain.report.charts import Axis, Drawing, Point, Spec, lines, thin
 from quatrain.report.gather import Comparison, Row, Run, number
+from quatrain.report.measure import NATS
 from quatrain.report.rates import rate_grid
 from quatrain.report.styles import Style
 
 Tip = tuple[str, str, str]  # field, title, format
+Rule = tuple[str, float]  # a baseline and where it lies
 
 
 class Legend(NamedTuple):
@@ -58,28 +60,36 @@ def _without(comparison: Comparison, styles: list[Style], what: str) -> str:
 
 
 def final_losses(comparison: Comparison) -> Figure:
-    """Test loss of every model and baseline, from zero; the uniform guess only where there is no other."""
+    """What decides, of models and baselines, from zero; the uniform guess only where there is no other."""
     baselines = [base for base in comparison.baselines if base.key != "uniform"] or list(comparison.baselines)
     shown = [entry for entry in comparison.entries if entry.status == "ok"] + baselines
-    key = (
-        "test_bits_per_byte"
-        if all(entry.values.get("test_bits_per_byte") for entry in shown)
-        else "test_loss"
-    )
-    unit = "bits per byte" if key == "test_bits_per_byte" else "nats per token"
+    measure, show = comparison.measure, comparison.measure.show
+    key, unit, title = measure.key, measure.says, f"{measure.title} on the test part, and trivial baselines"
+    caption = f"{measure.title} on the test part; {measure.better}. Grey bars are trivial baselines."
+    if measure == NATS:
+        bits = all(entry.values.get("test_bits_per_byte") for entry in shown)
+        key, unit = ("test_bits_per_byte", "bits per byte") if bits else (key, unit)
+        title = "Test loss, models and trivial baselines"
+        caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
     found = [
         (entry.style, mean, entry.values[key]) for entry in shown if (mean := entry.mean(key)) is not None
     ]
-    found.sort(key=lambda item: item[1])
-    caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
-    title = "Test loss, models and trivial baselines"
+    found.sort(key=lambda item: measure.merit(item[1]))
     if not found:
         return Figure("test", title, caption, (), missing="No model or baseline has a test result yet.")
-    return Figure("test", title, caption, (("", charts.bars(found, unit)),))
+    scale = 100.0 if measure.percent else 1.0
+    unit = f"{unit} (%)" if measure.percent else unit
+    drawn = [(style, scale * mean, tuple(scale * one for one in each)) for style, mean, each in found]
+    return Figure(
+        "test", title, caption, (("", charts.bars(drawn, unit, lambda value: show(value / scale))),)
+    )
 
 
-def _curves(comparison: Comparison, kind: str, x: str) -> list[Point]:
-    """The chosen runs of every mixer, thinned so that all of them together stay within the chart's budget."""
+def _curves(comparison: Comparison, kind: str, x: str, judged: bool = False) -> list[Point]:
+    """The chosen runs of every mixer, thinned so that all of them together stay within the chart's budget.
+
+    The loss, or what the measure that decides was at that step.
+    """
     runs: dict[Run, list[Row]] = {}
     for mixer in comparison.mixers:
         runs |= comparison.chosen(mixer, kind)
@@ -88,7 +98,11 @@ def _curves(comparison: Comparison, kind: str, x: str) -> list[Point]:
         most = min(most, 40)
     found: list[Point] = []
     for (mixer, _, seed), rows in runs.items():
-        found += _points(thin(rows, most), comparison.style(mixer).name, x, "loss", str(seed))
+        if judged:
+            scale = 100.0 if comparison.measure.percent else 1.0
+            rows = [{**row, "y": scale * y} for row in rows if (y := comparison.judged(row)) is not None]
+        name = comparison.style(mixer).name
+        found += _points(thin(rows, most), name, x, "y" if judged else "loss", str(seed))
     return found
 
 
@@ -114,19 +128,15 @@ def _loss(comparison: Comparison, key: str, x: str, title: str, axis: str, capti
         axis = axis.replace("seconds", "minutes")
         valid, train = ([v._replace(x=v.x / scale) for v in part] for part in (valid, train))
     low, high = _loss_range(valid, train)
-    rules = []
-    for base in comparison.baselines:
-        at = base.mean("valid_loss")
-        if at is not None and low < at < high:
-            rules.append((base.style.name, at))
+    rules = _rules(comparison, "valid_loss", low, high)
     styles = _names(comparison, [*valid, *train])
     spec = lines(
         Drawing(
             styles,
             valid or train,
             Axis(axis),
-            Axis("loss (nats/token)", domain=(low, high)),
-            [("x", axis, ",.3~r" if x == "seconds" else ".3~s"), ("y", "nats/token", ".4f")],
+            Axis(f"loss ({_unit(comparison)})", domain=(low, high)),
+            [("x", axis, ",.3~r" if x == "seconds" else ".3~s"), ("y", _unit(comparison), ".4f")],
             faint=train if valid else None,
             rules=rules[:2],
             height=300,
@@ -136,8 +146,20 @@ def _loss(comparison: Comparison, key: str, x: str, title: str, axis: str, capti
     return Figure(key, title, caption, (("", spec),), _legend(styles), missing)
 
 
+def _unit(comparison: Comparison) -> str:
+    return comparison.words.unit.replace(" per ", "/")
+
+
+def _rules(comparison: Comparison, key: str, low: float, high: float, scale: float = 1.0) -> list[Rule]:
+    """The baselines that lie within an axis."""
+    found = [(base.style.name, base.mean(key)) for base in comparison.baselines]
+    return [(name, scale * at) for name, at in found if at is not None and low < scale * at < high]
+
+
 def loss_by_tokens(comparison: Comparison) -> Figure:
-    """Loss against tokens seen."""
+    """Loss against tokens seen; of another task than lm the metric that decides."""
+    if comparison.measure != NATS:
+        return _metric(comparison)
     return _loss(
         comparison,
         "loss-tokens",
@@ -150,15 +172,55 @@ def loss_by_tokens(comparison: Comparison) -> Figure:
     )
 
 
+def _metric(comparison: Comparison) -> Figure:
+    """The metric that decides on the validation part, against steps of input read."""
+    measure = comparison.measure
+    title = f"{measure.title} against steps read"
+    caption = (
+        f"{measure.says[:1].upper()}{measure.says[1:]} on the validation part at the learning rate that was "
+        f"chosen; {measure.better}. All models saw the same sequences in the same order; the best point of "
+        f"each is what was tested."
+    )
+    points = _curves(comparison, "valid", "tokens", judged=True)
+    if not points:
+        return Figure(
+            "loss-tokens", title, caption, (), missing="No look at the validation part was recorded."
+        )
+    scale = 100.0 if measure.percent else 1.0
+    low, high = min(point.y for point in points), max(point.y for point in points)
+    if measure.lower:
+        low, high = _loss_range(points, [])
+    pad = 0.06 * max(high - low, 1e-3 * scale)
+    low, high = (low, high) if measure.lower else (max(0.0, low - pad), high + pad)
+    styles = _names(comparison, points)
+    axis = f"{measure.title} (%)" if measure.percent else measure.title
+    spec = lines(
+        Drawing(
+            styles,
+            points,
+            Axis("steps of input"),
+            Axis(axis, domain=(low, high)),
+            [("x", "steps", ".3~s"), ("y", axis, ".4~r")],
+            rules=_rules(comparison, measure.valid, low, high, scale)[:2],
+            height=300,
+        )
+    )
+    missing = _without(comparison, styles, "Curve")
+    return Figure("loss-tokens", title, caption, (("", spec),), _legend(styles), missing)
+
+
 def loss_by_time(comparison: Comparison) -> Figure:
     """Loss against seconds of training."""
+    same = "The same curves over the time they took."
+    if comparison.measure != NATS:
+        same = "Validation loss (points) and training loss (thin lines) over the time they took."
     return _loss(
         comparison,
         "loss-time",
         "seconds",
         "Loss against wall time",
         "seconds of training",
-        "The same curves over the time they took. Read it with care between the end points: each "
+        f"{same} Read it with care between the end points: each "
         "learning-rate "
         "schedule runs to that model's own end, so a slow model is not at its best half way.",
     )
@@ -184,7 +246,13 @@ def _against_context(
         return figure._replace(missing="Generation was not measured.")
     styles = _names(comparison, points)
     spec = lines(
-        Drawing(styles, points, Axis("context (tokens)", "contexts"), y, [("x", "context", ",d"), tip])
+        Drawing(
+            styles,
+            points,
+            Axis(f"context ({comparison.words.step}s)", "contexts"),
+            y,
+            [("x", "context", ",d"), tip],
+        )
     )
     missing = _without(comparison, styles, "Generation")
     return figure._replace(panels=(("", spec),), legend=_legend(styles), missing=missing)
@@ -195,20 +263,23 @@ def latency(comparison: Comparison) -> Figure:
     caption = (
         "Batch of one, after a context of that length. A recurrent model does the same work at any length."
     )
-    figure = Figure("latency", "Time of one generated token", caption, ())
+    step = comparison.words.step
+    title = "Time of one generated token" if step == "token" else "Time of one more step of a stream"
+    figure = Figure("latency", title, caption, ())
     points = _step_costs(comparison, "ms_per_token")
     times = [point.y for point in points] or [1.0]
     wide = max(times) > 12 * min(times)
-    axis = Axis("ms per token", "log") if wide else Axis("ms per token", zero=True)
-    return _against_context(comparison, figure, points, axis, ("y", "ms per token", ".3~r"))
+    axis = Axis(f"ms per {step}", "log") if wide else Axis(f"ms per {step}", zero=True)
+    return _against_context(comparison, figure, points, axis, ("y", f"ms per {step}", ".3~r"))
 
 
 def state(comparison: Comparison) -> Figure:
     """State bytes against context, both logarithmic."""
-    caption = (
-        "Live bytes of one sequence's state, weights not counted: what a server holds per open conversation."
+    caption = "Live bytes of one sequence's state, weights not counted: what a server holds per open " + (
+        "conversation." if comparison.words.step == "token" else "stream."
     )
-    figure = Figure("state", "Memory kept while generating", caption, ())
+    title = "Memory kept while generating" if comparison.words.step == "token" else "Memory kept by a stream"
+    figure = Figure("state", title, caption, ())
     points = [point._replace(text=numbers.size(point.y)) for point in _step_costs(comparison, "state_bytes")]
     return _against_context(
         comparison, figure, points, Axis("state per sequence", "bytes"), ("s", "state", "")
@@ -217,10 +288,11 @@ def state(comparison: Comparison) -> Figure:
 
 def prefill(comparison: Comparison) -> Figure:
     """Seconds of reading a prompt against its length, with the fitted exponent in the legend."""
-    key, title = "prefill", "Time to read a prompt"
+    step = comparison.words.step
+    key, title = "prefill", "Time to read a prompt" if step == "token" else "Time to read a sequence"
     caption = (
-        "Batch of one. The exponent n is fitted to the longer prompts, time = constant x length^n: at n = "
-        "1 twice the text "
+        "Batch of one. The exponent n is fitted to the longer ones, time = constant x length^n: at n = "
+        "1 twice the length "
         "takes twice the time, at n = 2 four times."
     )
     points: list[Point] = []
@@ -236,10 +308,9 @@ def prefill(comparison: Comparison) -> Figure:
     if not points:
         return Figure(key, title, caption, (), missing="Reading a prompt was not timed.")
     styles = _names(comparison, points)
-    tips = [("x", "tokens", ",d"), ("s", "time", "")]
-    spec = lines(
-        Drawing(styles, points, Axis("prompt length (tokens)", "contexts"), Axis("seconds", "log"), tips)
-    )
+    tips = [("x", f"{step}s", ",d"), ("s", "time", "")]
+    what = "prompt length" if step == "token" else "length"
+    spec = lines(Drawing(styles, points, Axis(f"{what} ({step}s)", "contexts"), Axis("seconds", "log"), tips))
     return Figure(key, title, caption, (("", spec),), tuple(legend), _without(comparison, styles, "Prefill"))
 
 
@@ -265,14 +336,13 @@ def _spaced(points: list[Point]) -> list[Point]:
 
 def gradient(comparison: Comparison) -> Figure:
     """Norm of d loss_T / d x_(T-k) against k, after training and, where recorded, at initialisation."""
-    key, title = "gradient", "How far back the last token's loss reaches"
+    whole = comparison.task in ("classify", "transcribe")
+    key = "gradient"
+    last = "loss" if whole else f"last {comparison.words.step}'s loss"
+    title = f"How far back the {last} reaches"
     caption = (
-        "Norm of the gradient of the last token's loss with respect to the input k tokens earlier, on a "
-        "log scale. A "
-        "line that falls straight forgets exponentially; a flat one still listens to the far past. It "
-        "tells what "
-        "can be learnt from k tokens ago, not what was. A line ends where the norm is 0 or "
-        "below 1e-12 of the largest."
+        f"{comparison.words.reach} It tells what can be learnt from k {comparison.words.step}s ago, not what "
+        "was. A line ends where the norm is 0 or below 1e-12 of the largest."
     )
     parts = {"after training": _reach(comparison, True), "at initialisation": _reach(comparison, False)}
     everything = [point for points in parts.values() for point in points]
@@ -285,7 +355,12 @@ def gradient(comparison: Comparison) -> Figure:
     for subtitle, points in parts.items():
         if points:
             drawing = Drawing(
-                _names(comparison, points), points, Axis("k (tokens back)"), y, tips, _spaced(points)
+                _names(comparison, points),
+                points,
+                Axis(f"k ({comparison.words.step}s back)"),
+                y,
+                tips,
+                _spaced(points),
             )
             panels.append((subtitle, lines(drawing)))
     styles = _names(comparison, everything)
@@ -294,19 +369,25 @@ def gradient(comparison: Comparison) -> Figure:
 
 
 def rates(comparison: Comparison) -> Figure:
-    """Validation loss against learning rate, at the step where the rates were compared."""
-    title, caption = (
-        "Validation loss by learning rate",
-        "A flat line means that the model does not mind the rate.",
-    )
+    """What decides on the validation part against learning rate, at the step where rates were compared."""
+    measure = comparison.measure
+    if measure == NATS:
+        title, axis, tip = "Validation loss by learning rate", "loss (nats/token)", "nats/token"
+    else:
+        axis = tip = f"{measure.title} (%)" if measure.percent else measure.title
+        title = f"{measure.title} on validation by learning rate"
+    caption = "A flat line means that the model does not mind the rate."
+    scale = 100.0 if measure.percent else 1.0
     points: list[Point] = []
     for line in rate_grid(comparison):
-        points += [Point(line.style.name, rate, value) for rate, value in line.losses.items() if rate > 0]
+        points += [
+            Point(line.style.name, rate, scale * value) for rate, value in line.losses.items() if rate > 0
+        ]
     if len({point.x for point in points}) < 2:
         return Figure("by-rate", title, caption, (), missing="Fewer than two learning rates have a loss.")
     styles = _names(comparison, points)
-    tips = [("x", "learning rate", "~g"), ("y", "nats/token", ".4f")]
-    drawing = Drawing(styles, points, Axis("learning rate", "rates"), Axis("loss (nats/token)"), tips)
+    tips = [("x", "learning rate", "~g"), ("y", tip, ".4f")]
+    drawing = Drawing(styles, points, Axis("learning rate", "rates"), Axis(axis), tips)
     return Figure("by-rate", title, caption, (("", lines(drawing)),), _legend(styles))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from quatrain.report.measure import NATS, Measure, Words, measures, words
 from quatrain.report.styles import BASELINE, Style, styles
 
 Row = Mapping[str, Any]
@@ -52,7 +53,10 @@ def list_of(row: Row, key: str) -> list[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the main table, a model or a baseline; ``values`` has one number a seed, or one in all."""
+    """One line of the main table, a model or a baseline; ``values`` has one number a seed, or one in all.
+
+    ``measure`` is what it is judged by; its values on the test part are ``values[measure.key]``.
+    """
 
     key: str
     style: Style
@@ -61,6 +65,13 @@ class Entry:
     seeds: tuple[int, ...] = ()
     values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    measure: Measure = NATS
+
+    @property
+    def merit(self) -> float:
+        """Mean of its measure on the test part such that less is better; inf where there is none."""
+        test = self.mean(self.measure.key)
+        return math.inf if test is None or self.status not in ("ok", "baseline") else self.measure.merit(test)
 
     def mean(self, key: str) -> float | None:
         """Mean over seeds, or None where nothing was measured."""
@@ -85,9 +96,31 @@ class Comparison:
     rows: Mapping[str, list[Row]]
     mixers: tuple[str, ...]
     styles: Mapping[str, Style]
-    entries: tuple[Entry, ...]  # models, best test loss first, those without one at the end
+    entries: tuple[Entry, ...]  # models, best on the test part first, those without a result at the end
     baselines: tuple[Entry, ...]  # best first
     contexts: tuple[int, int]  # the shortest and longest context at which a generated token was timed
+    measures: tuple[Measure, ...] = (NATS,)  # the metrics of the task; the first one decides
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return str(self.about.get("task") or "lm")
+
+    @property
+    def measure(self) -> Measure:
+        """What decides."""
+        return self.measures[0]
+
+    @property
+    def words(self) -> Words:
+        """How the task speaks of its inputs and losses."""
+        return words(self.about)
+
+    def judged(self, row: Row) -> float | None:
+        """What a "valid" row says of the measure that decides."""
+        if self.measure == NATS:
+            return number(row, "loss")
+        return number(table_of(row, "metrics"), self.measure.name)
 
     def style(self, mixer: str) -> Style:
         """The look of a mixer."""
@@ -151,6 +184,8 @@ def _numbers(rows: Iterable[Row], key: str) -> tuple[float, ...]:
 _FROM_RESULT = (
     "test_loss",
     "test_bits_per_byte",
+    "test_bits_per_character",
+    "test_items",
     "valid_loss",
     "lr",
     "tokens_per_second",
@@ -177,8 +212,23 @@ def _status(results: list[Row], seeds: int) -> tuple[str, str]:
     return "ok", "; ".join(parts)
 
 
+def _metrics(rows: list[Row], judged: tuple[Measure, ...]) -> dict[str, tuple[float, ...]]:
+    """The values of all metrics on both parts."""
+    found = {}
+    for measure in judged:
+        if measure != NATS:
+            found[measure.key] = _numbers([table_of(row, "metrics") for row in rows], measure.name)
+            found[measure.valid] = _numbers([table_of(row, "valid_metrics") for row in rows], measure.name)
+    return found
+
+
 def _entry(
-    mixer: str, style: Style, rows: Mapping[str, list[Row]], seeds: int, contexts: tuple[int, int]
+    mixer: str,
+    style: Style,
+    rows: Mapping[str, list[Row]],
+    seeds: int,
+    contexts: tuple[int, int],
+    judged: tuple[Measure, ...],
 ) -> Entry:
     def mine(kind: str) -> list[Row]:
         return [row for row in rows.get(kind, []) if row.get("mixer") == mixer]
@@ -188,6 +238,7 @@ def _entry(
         row for row in results if row.get("status", "ok") == "ok" and number(row, "test_loss") is not None
     ]
     values = {key: _numbers(fine or results, key) for key in _FROM_RESULT}
+    values |= _metrics(fine or results, judged)
     values |= {key: _numbers(models, key) for key in _FROM_MODEL}
     for row in mine("step_cost"):
         for place, at in zip(("short", "long"), contexts, strict=True):
@@ -202,7 +253,14 @@ def _entry(
     status, note = _status(results, seeds)
     seed_numbers = tuple(int(number(row, "seed") or 0) for row in fine)
     return Entry(
-        key=mixer, style=style, status=status, note=note, seeds=seed_numbers, values=values, texts=texts
+        key=mixer,
+        style=style,
+        status=status,
+        note=note,
+        seeds=seed_numbers,
+        values=values,
+        texts=texts,
+        measure=judged[0],
     )
 
 
@@ -212,17 +270,16 @@ def baseline_name(name: str) -> str:
     return f"order-{order} Markov" if kind == "markov" and order else name
 
 
-def _baseline(row: Row) -> Entry:
+def _baseline(row: Row, judged: tuple[Measure, ...]) -> Entry:
     name = str(row.get("name", "baseline"))
-    values = {key: _numbers([row], key) for key in ("test_loss", "test_bits_per_byte", "valid_loss")}
+    keys = ("test_loss", "test_bits_per_byte", "test_bits_per_character", "valid_loss")
     return Entry(
-        key=name, style=BASELINE._replace(name=baseline_name(name)), status="baseline", values=values
+        key=name,
+        style=BASELINE._replace(name=baseline_name(name)),
+        status="baseline",
+        values={key: _numbers([row], key) for key in keys} | _metrics([row], judged),
+        measure=judged[0],
     )
-
-
-def _by_test(entry: Entry) -> float:
-    test = entry.mean("test_loss")
-    return math.inf if test is None or entry.status not in ("ok", "baseline") else test
 
 
 def gather(rows: Iterable[Row]) -> Comparison:
@@ -237,14 +294,17 @@ def gather(rows: Iterable[Row]) -> Comparison:
     at = sorted({int(value) for value in _numbers(kinds.get("step_cost", []), "context")}) or [128, 16384]
     contexts = (at[0], at[-1])
     seeds = max(1, len(list_of(about, "seeds")))
-    entries = [_entry(mixer, looks[mixer], kinds, seeds, contexts) for mixer in mixers]
+    judged = measures(about)
+    entries = [_entry(mixer, looks[mixer], kinds, seeds, contexts, judged) for mixer in mixers]
+    baselines = [_baseline(row, judged) for row in kinds.get("baseline", [])]
     return Comparison(
         about=about,
         end=(kinds.get("end") or [{}])[-1],
         rows=kinds,
         mixers=mixers,
         styles=looks,
-        entries=tuple(sorted(entries, key=_by_test)),
-        baselines=tuple(sorted((_baseline(row) for row in kinds.get("baseline", [])), key=_by_test)),
+        entries=tuple(sorted(entries, key=lambda entry: entry.merit)),
+        baselines=tuple(sorted(baselines, key=lambda entry: entry.merit)),
         contexts=contexts,
+        measures=judged,
     )

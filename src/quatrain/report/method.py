@@ -2,6 +2,7 @@
 
 from quatrain.report import numbers
 from quatrain.report.gather import Comparison, Row, list_of, number, table_of
+from quatrain.report.measure import NATS, measures, words
 from quatrain.report.numbers import NBSP
 
 Pairs = list[tuple[str, str]]
@@ -12,6 +13,8 @@ def _data(data: Row) -> str:
     size, tokens, vocab = (number(data, key) for key in ("bytes", "tokens", "vocab"))
     what = str(data.get("description") or data.get("name") or "not recorded").rstrip(".")
     parts = [what[:1].upper() + what[1:] + "."]
+    if number(data, "sequences"):
+        return " ".join([*parts, *_sequences(data, splits)])
     if size and tokens and vocab:
         parts.append(f"{numbers.size(size)}, {numbers.count(tokens)} tokens, vocabulary {vocab:.0f}.")
     named = (("train", "training"), ("valid", "validation"), ("test", "test"))
@@ -25,14 +28,41 @@ def _data(data: Row) -> str:
     return " ".join(parts)
 
 
+def _sequences(data: Row, splits: Row) -> list[str]:
+    """What a sequence file holds."""
+    count, steps, channels = (number(data, key) or 0.0 for key in ("sequences", "steps", "channels"))
+    each = f"{channels:.0f} number{'' if channels == 1 else 's'} a step" if channels else "a byte a step"
+    held = f"{numbers.count(count)} sequences" if count > 1 else "One series"
+    parts = [f"{held}, {numbers.count(steps)} steps in all, {each}."]
+    named = (("train", "training"), ("valid", "validation"), ("test", "test"))
+    lengths = [
+        f"{numbers.count(value)} {name}" for key, name in named if (value := number(splits, key)) is not None
+    ]
+    horizon = number(data, "horizon")
+    if horizon:
+        targets = numbers.listed([str(name) for name in list_of(data, "targets")][:8])
+        parts.append(f"Forecast: {targets}, {horizon:.0f} steps ahead.")
+        parts.append(f"Split by contiguous ranges: {numbers.listed(lengths)} steps.")
+    else:
+        parts.append(
+            f"{number(data, 'classes') or 0:.0f} labels. Parts: {numbers.listed(lengths)} sequences."
+        )
+    parts.append(f"Numbers are normalised by the training part alone.{' ' if data.get('digest') else ''}")
+    if data.get("digest"):
+        parts.append(f"Digest {str(data['digest'])[:16]}.")
+    return [part.strip() for part in parts if channels or not part.startswith("Numbers")]
+
+
 def _protocol(about: Row) -> str:
     target = number(about, "params_target")
     size = f" ({numbers.count(target)})" if target else ""
     batch, length = number(about, "batch"), number(about, "sequence")
-    shape = f" in batches of {batch:.0f} sequences of {length:.0f} tokens" if batch and length else ""
+    step = words(about).step
+    mean = " on average" if step == "step" and about.get("task") != "forecast" else ""
+    shape = f" in batches of {batch:.0f} sequences of {length:.0f} {step}s{mean}" if batch and length else ""
     return (
         f"Every model has the same number of non-embedding parameters{size} within 2{NBSP}%, reads the "
-        f"same tokens in "
+        f"same {'tokens' if step == 'token' else 'sequences'} in "
         f"the same order{shape}, and is trained with the same optimiser, schedule and grid of learning rates."
     )
 
@@ -44,9 +74,14 @@ def _selection(about: Row) -> str:
     until = (
         f"the first {numbers.percent(fraction)} of the tokens" if fraction else "the first part of the tokens"
     )
+    measure = measures(about)[0]
+    by = "with the lowest validation loss"
+    if measure != NATS:
+        until = until.replace("tokens", "steps")
+        by = f"with the {'lowest' if measure.lower else 'highest'} {measure.says} on the validation part"
     many = f"{len(seeds)} seeds ({numbers.listed([str(seed) for seed in seeds])})." if len(seeds) > 1 else ""
     return (
-        f"{grid} trained on {until}; the one with the lowest validation loss goes on to the end. The test "
+        f"{grid} trained on {until}; the one {by} goes on to the end. The test "
         f"part is "
         f"measured once, for that one. {many or 'One seed: a quick look.'}"
     )
@@ -55,14 +90,14 @@ def _selection(about: Row) -> str:
 def _budget(comparison: Comparison) -> str:
     about, end = comparison.about, comparison.end
     budget, tokens = number(about, "budget_seconds"), number(about, "tokens_per_model")
-    parts = []
+    parts, step = [], comparison.words.step
     if budget and tokens:
         parts.append(
             f"The budget of {numbers.duration(budget)} covers the training of all models at all learning "
             f"rates. A short "
-            f"calibration on this machine turned it into {numbers.count(tokens)} tokens per model; from "
+            f"calibration on this machine turned it into {numbers.count(tokens)} {step}s per model; from "
             f"then on only "
-            "tokens counted, so an interrupted comparison resumes exactly."
+            f"{step}s counted, so an interrupted comparison resumes exactly."
         )
     spent, extra = number(end, "training_seconds"), number(end, "evaluation_seconds")
     if spent is not None:
@@ -74,6 +109,14 @@ def _budget(comparison: Comparison) -> str:
 
 def _sampling(comparison: Comparison) -> str:
     for row in comparison.rows.get("result", []):
+        items, every = number(row, "test_items"), number(row, "test_total_items")
+        if items and every:
+            noun = "windows" if comparison.task == "forecast" else "sequences"
+            share = "all" if items == every else f"{numbers.count(items)} of the"
+            return (
+                f"The test result is measured on {share} {numbers.count(every)} {noun} of the test part, the "
+                f"same ones for every model and baseline."
+            )
         used, whole = number(row, "test_tokens"), number(row, "test_total_tokens")
         if used and whole and used < whole:
             return (
@@ -84,6 +127,24 @@ def _sampling(comparison: Comparison) -> str:
         if used and whole:
             return f"The test loss is measured on the whole test part, {numbers.count(whole)} tokens."
     return "Not recorded."
+
+
+_TRIVIAL = {
+    "majority": "the label that is most frequent in training, always",
+    "persistence": "the last value goes on",
+    "seasonal-naive": "the values of the last season come again",
+    "blank": "nothing is said",
+}
+
+
+def _baselines(comparison: Comparison, names: list[str]) -> str:
+    if comparison.measure == NATS:
+        return (
+            f"Fitted by counting on the training part: {numbers.listed(names)}. A model that "
+            "does not beat them has learned nothing that counting does not give."
+        )
+    meant = [f"{name} ({_TRIVIAL[name]})" if name in _TRIVIAL else name for name in names]
+    return f"Answers that need no model: {numbers.listed(meant)}, judged on the same sequences."
 
 
 def method(comparison: Comparison) -> Pairs:
@@ -103,17 +164,16 @@ def method(comparison: Comparison) -> Pairs:
         ("Test", _sampling(comparison)),
         (
             "Speed and memory",
-            "Training speed is tokens over seconds of the training loop; peak memory is the largest "
-            "the training process held. Latency is one token at a time, batch of one, after a context of "
-            "that length.",
+            f"Training speed is {comparison.words.step}s over seconds of the training loop; peak memory is "
+            f"the largest the training process held. Latency is one {comparison.words.step} at a time, batch "
+            f"of one, after a context of that length.",
         ),
     ]
     if names:
         pairs.append(
             (
                 "Baselines",
-                f"Fitted by counting on the training part: {numbers.listed(names)}. A model that "
-                "does not beat them has learned nothing that counting does not give.",
+                _baselines(comparison, names),
             )
         )
     if models:

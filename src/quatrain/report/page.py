@@ -11,9 +11,10 @@ from html import escape
 from importlib.resources import files
 
 from quatrain.errors import MissingExtraError
-from quatrain.report import charts, numbers
+from quatrain.report import charts, numbers, samples
 from quatrain.report.figures import FIGURES, Figure, final_losses, rates
 from quatrain.report.gather import Comparison, Entry, number, table_of
+from quatrain.report.measure import NATS
 from quatrain.report.method import footer, method
 from quatrain.report.rates import rate_table
 from quatrain.report.styles import OUTLINES, Style
@@ -27,7 +28,6 @@ except ImportError as error:
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
 _STILL = 520  # width of the still pictures, in pixels; the page scales them
-_SAMPLE = 4000  # characters of one sample that the page shows
 
 
 def _json(value: object) -> str:
@@ -168,36 +168,25 @@ def _plain_table(table: Table, label: str) -> str:
     )
 
 
+def _judged(comparison: Comparison) -> str:
+    measure = comparison.measure
+    if measure == NATS:
+        return "Validation loss in nats per token"
+    return f"{measure.says[:1].upper()}{measure.says[1:]} on the validation part"
+
+
 def _grid(comparison: Comparison, stamp: str) -> str:
     table = rate_table(comparison)
     if not table.rows:
         return '<p class="absent">No validation loss was recorded.</p>'
     note = (
-        "Validation loss in nats per token, every rate stopped at the same step. * marks the rate that was "
+        f"{_judged(comparison)}, every rate stopped at the same step. * marks the rate that was "
         "chosen and "
         f"trained to the end, {numbers.DASH} one that did not get that far."
     )
     under = f'<p class="under">{escape(note)}<span class="stamp">{stamp}</span></p>'
     figure = _figure(rates(comparison), stamp)
     return f'<div class="halves"><div>{_plain_table(table, "Learning rates")}{under}</div>{figure}</div>'
-
-
-def _samples(comparison: Comparison) -> str:
-    cards = []
-    for entry in comparison.entries:
-        for row in comparison.of("sample", entry.key)[:3]:
-            prompt, text = (str(row.get(key) or "")[:_SAMPLE] for key in ("prompt", "text"))
-            cards.append(
-                f'<article class="sample" style="border-top-color:{entry.style.colour}"><h3>'
-                f"{escape(entry.style.name)}"
-                f'</h3><pre tabindex="0"><span class="prompt">{escape(prompt)}</span>{escape(text)}</pre>'
-                f"</article>"
-            )
-    return (
-        f'<div class="samples">{"".join(cards)}</div>'
-        if cards
-        else '<p class="absent">No text was sampled.</p>'
-    )
 
 
 def _pairs(pairs: list[tuple[str, str]], kind: str = "") -> str:
@@ -268,9 +257,8 @@ def html(comparison: Comparison) -> str:
         _section("charts", "Charts", "Hover a point for its numbers.", f'<div class="figures">{drawn}</div>'),
         _section(
             "samples",
-            "What each one writes",
-            "The same prompt for all (underlined), then the model's own text.",
-            _samples(comparison) + f'<p class="under"><span class="stamp">{stamp}</span></p>',
+            *samples.TITLES[samples.forms(comparison)],
+            samples.samples(comparison) + f'<p class="under"><span class="stamp">{stamp}</span></p>',
         ),
         _section("rates", "Learning rates tried", "", _grid(comparison, stamp)),
         _section("method", "Method", "", _pairs(method(comparison), "method")),

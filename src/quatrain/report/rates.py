@@ -9,7 +9,7 @@ from quatrain.report.table import Table
 
 
 class Rates(NamedTuple):
-    """One model's line of the grid: validation loss by rate after ``tokens``, for the first seed."""
+    """One model's line of the grid: what decides on validation by rate after ``tokens``, first seed."""
 
     style: Style
     losses: dict[float, float]
@@ -31,7 +31,7 @@ def _line(comparison: Comparison, mixer: str) -> Rates | None:
     losses, tokens = {}, None
     for rate, rows in curves.items():
         for row in rows:
-            loss = number(row, "loss")
+            loss = comparison.judged(row)
             if number(row, "step") == rung and loss is not None:
                 losses[rate], tokens = loss, number(row, "tokens")
     return Rates(comparison.style(mixer), losses, chosen, tokens)
@@ -54,9 +54,14 @@ def rate_table(comparison: Comparison) -> Table:
     rates = sorted({rate for line in lines for rate in line.losses}.union(asked))
     rows = []
     for line in lines:
-        shown = (numbers.loss(line.losses[rate]) if rate in line.losses else numbers.DASH for rate in rates)
+        shown = (
+            comparison.measure.show(line.losses[rate]) if rate in line.losses else numbers.DASH
+            for rate in rates
+        )
         cells = [text + "*" * (rate in line.chosen) for rate, text in zip(rates, shown, strict=True)]
         rows.append(
             (line.style.name, *cells, numbers.DASH if line.tokens is None else numbers.count(line.tokens))
         )
-    return Table(("Model", *(numbers.rate(rate) for rate in rates), "after tokens"), tuple(rows))
+    return Table(
+        ("Model", *(numbers.rate(rate) for rate in rates), f"after {comparison.words.step}s"), tuple(rows)
+    )

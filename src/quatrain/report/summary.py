@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from quatrain.report import numbers
 from quatrain.report.gather import Comparison, Entry, list_of, number, table_of
+from quatrain.report.measure import NATS
 from quatrain.report.numbers import NBSP, listed
 
 # A rule of thumb, and called that on the page: where one seed was trained, closer models are called level.
@@ -24,33 +25,38 @@ class Summary(NamedTuple):
 
 
 def ranking(comparison: Comparison) -> list[Entry]:
-    """The models that have a test loss, best first."""
-    return [
-        entry for entry in comparison.entries if entry.status == "ok" and entry.mean("test_loss") is not None
-    ]
+    """The models that have a test result, best first."""
+    return [entry for entry in comparison.entries if entry.status == "ok" and entry.merit < math.inf]
 
 
 def quality(entry: Entry) -> str:
-    """The test loss of a line in the unit that people compare: bits per byte where known."""
-    bits, nats = entry.mean("test_bits_per_byte"), entry.mean("test_loss")
-    return (
-        f"{numbers.loss(bits)} bits per byte"
-        if bits is not None
-        else f"{numbers.loss(nats or 0.0)} nats per token"
-    )
+    """The test result of a line in the unit that people compare: bits per byte of a text where known."""
+    bits, found = entry.mean("test_bits_per_byte"), entry.mean(entry.measure.key)
+    if bits is not None:
+        return f"{numbers.loss(bits)} bits per byte"
+    return entry.measure.words(found or 0.0)
 
 
 def gap(better: Entry, worse: Entry) -> float:
-    """By what fraction of its own loss the second is worse: (worse - better) / worse."""
-    best, other = better.mean("test_loss") or 0.0, worse.mean("test_loss") or 0.0
+    """How much worse the second is: of a share the difference, else (worse - better) / worse."""
+    best, other = (entry.mean(entry.measure.key) or 0.0 for entry in (better, worse))
+    if better.measure.percent:
+        return abs(best - other)
     return (other - best) / other if other else 0.0
 
 
+def apart(better: Entry, worse: Entry) -> str:
+    """`gap` in words: ``3.1 %`` of a loss, ``1.2 points`` of a share."""
+    measure = better.measure
+    return measure.apart(better.mean(measure.key) or 0.0, worse.mean(measure.key) or 0.0)
+
+
 def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
-    """Mean loss difference over common seeds, its 95 % half-width, and their number; None below two."""
-    left = dict(zip(better.seeds, better.values.get("test_loss", ()), strict=False))
-    right = dict(zip(worse.seeds, worse.values.get("test_loss", ()), strict=False))
-    differences = [right[seed] - left[seed] for seed in left if seed in right]
+    """Mean difference over common seeds, its 95 % half-width, and their number; None below two."""
+    measure = better.measure
+    left = dict(zip(better.seeds, better.values.get(measure.key, ()), strict=False))
+    right = dict(zip(worse.seeds, worse.values.get(measure.key, ()), strict=False))
+    differences = [measure.merit(right[seed]) - measure.merit(left[seed]) for seed in left if seed in right]
     n = len(differences)
     if n < 2:
         return None
@@ -58,10 +64,26 @@ def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
     return fmean(differences), quantile * stdev(differences) / math.sqrt(n), n
 
 
+def sampling_noise(better: Entry, worse: Entry) -> float | None:
+    """Half-width of the 95 % interval of a difference between two shares of the scored sequences.
+
+    That is 1.96 sqrt(p (1 - p) / n + q (1 - q) / n), as if the two were wrong independently of each other;
+    None where the measure is no share or the count is unknown.
+    """
+    count = better.mean("test_items")
+    if not better.measure.percent or not count:
+        return None
+    shares = [min(1.0, max(0.0, entry.mean(entry.measure.key) or 0.0)) for entry in (better, worse)]
+    return 1.96 * math.sqrt(sum(share * (1 - share) for share in shares) / count)
+
+
 def level(better: Entry, worse: Entry) -> bool:
     """Whether two models are too close to tell apart: by paired seeds, or for one seed by rule of thumb."""
     test = paired(better, worse)
-    return test[0] <= test[1] if test else gap(better, worse) < LEVEL
+    if test:
+        return test[0] <= test[1]
+    noise = sampling_noise(better, worse)
+    return gap(better, worse) < (LEVEL if noise is None else noise)
 
 
 def _headline(comparison: Comparison, order: list[Entry]) -> str:
@@ -74,15 +96,16 @@ def _headline(comparison: Comparison, order: list[Entry]) -> str:
     tied = [entry for entry in order[1:] if level(first, entry)]
     if tied:
         names = listed([entry.style.name for entry in (first, *tied)])
-        apart = numbers.percent(gap(first, tied[-1]))
+        between = apart(first, tied[-1])
         return (
-            f"{names} are level on {name}: {quality(first)} for the best, {apart} apart. Too close to call."
+            f"{names} are level on {name}: {quality(first)} for the best, {between} apart. Too close to call."
         )
     second = order[1]
     so_far = "" if len(order) == len(comparison.entries) else "Of the models that finished, "
+    does = f"predicts {name} best" if comparison.task in ("lm", "forecast") else f"is best on {name}"
     return (
-        f"{so_far}{first.style.name} predicts {name} best: {quality(first)} on the test part, "
-        f"{numbers.percent(gap(first, second))} less than {second.style.name} in second place."
+        f"{so_far}{first.style.name} {does}: {quality(first)} on the test part, {apart(first, second)} "
+        f"{'less' if first.measure.lower else 'more'} than {second.style.name} in second place."
     )
 
 
@@ -92,18 +115,32 @@ def _confidence(comparison: Comparison, order: list[Entry]) -> tuple[str, str] |
     first, second = order[:2]
     test = paired(first, second)
     if test is None:
-        lead = f"a lead of {numbers.percent(gap(first, second))} over {second.style.name}"
+        lead = f"a lead of {apart(first, second)} over {second.style.name}"
+        noise = sampling_noise(first, second)
+        rule = (
+            f"Below 1{NBSP}% this page calls models level, by rule of thumb."
+            if noise is None
+            else f"With {first.mean('test_items') or 0:.0f} test sequences, a difference below "
+            f"{100 * noise:.1f} points can be chance; this page calls such models level."
+        )
         return "How sure", (
             f"One seed each: a quick look. The noise between seeds was not measured, so {lead} is a hint, "
-            f"no proof. "
-            f"Below 1{NBSP}% this page calls models level, by rule of thumb."
+            f"no proof. {rule}"
         )
     mean, half, seeds = test
     verdict = "within noise" if mean <= half else "beyond noise"
     return "How sure", (
-        f"{seeds} seeds each. {second.style.name} is behind {first.style.name} by {numbers.loss(mean)} "
-        f"{numbers.PLUS_MINUS} {numbers.loss(half)} nats (paired, 95{NBSP}%): {verdict}."
+        f"{seeds} seeds each. {second.style.name} is behind {first.style.name} by "
+        f"{_difference(first, mean, half)} (paired, 95{NBSP}%): {verdict}."
     )
+
+
+def _difference(entry: Entry, mean: float, half: float) -> str:
+    measure, plus = entry.measure, numbers.PLUS_MINUS
+    if measure.percent:
+        return f"{100 * mean:.1f} {plus} {100 * half:.1f} points"
+    unit = "nats" if measure == NATS else measure.title
+    return f"{numbers.loss(mean)} {plus} {numbers.loss(half)} {unit}"
 
 
 def _ends(order: list[Entry], key: str) -> tuple[Entry, float, Entry, float] | None:
@@ -114,14 +151,14 @@ def _ends(order: list[Entry], key: str) -> tuple[Entry, float, Entry, float] | N
     return (known[0][1], known[0][0], known[-1][1], known[-1][0]) if len(known) > 1 else None
 
 
-def _speed(order: list[Entry]) -> tuple[str, str] | None:
+def _speed(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | None:
     ends = _ends(order, "tokens_per_second")
     if not ends:
         return None
     slow, least, fast, most = ends
     return "Fastest to train", (
-        f"{fast.style.name}, {numbers.count(most)} tokens/s: {numbers.times(most / least)} the speed of "
-        f"{slow.style.name} ({numbers.count(least)})."
+        f"{fast.style.name}, {numbers.count(most)} {comparison.words.step}s/s: "
+        f"{numbers.times(most / least)} the speed of {slow.style.name} ({numbers.count(least)})."
     )
 
 
@@ -131,8 +168,9 @@ def _latency(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | No
         return None
     cheap, least, dear, most = ends
     at, show = numbers.context(comparison.contexts[1]), numbers.significant
-    return f"Cheapest token at {at}", (
-        f"{cheap.style.name}, {show(least)}{NBSP}ms for each new token after {at} of context; "
+    step = comparison.words.step
+    return f"Cheapest {step} at {at}", (
+        f"{cheap.style.name}, {show(least)}{NBSP}ms for each new {step} after {at} of context; "
         f"{dear.style.name} needs "
         f"{show(most)}{NBSP}ms, {numbers.times(most / least)} as long."
     )
@@ -149,7 +187,7 @@ def _memory(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | Non
             if (e.mean("state_long") or 0) > 1.5 * (e.mean("state_short") or math.inf)
         ]
         parts.append(
-            f"After {numbers.context(comparison.contexts[1])} tokens a sequence keeps "
+            f"After {numbers.context(comparison.contexts[1])} {comparison.words.step}s a sequence keeps "
             f"{numbers.size(least)} in "
             f"{small.style.name} and {numbers.size(most)} in {large.style.name}."
         )
@@ -169,10 +207,9 @@ def _against_baselines(comparison: Comparison, order: list[Entry]) -> tuple[str,
     if not comparison.baselines or not order:
         return None
     best = comparison.baselines[0]
-    bar = best.mean("test_loss")
-    if bar is None:
+    if best.merit == math.inf:
         return None
-    losers = [entry for entry in order if (entry.mean("test_loss") or 0.0) >= bar]
+    losers = [entry for entry in order if entry.merit >= best.merit]
     what = f"the best trivial baseline ({best.style.name}, {quality(best)})"
     if not losers:
         every = {1: "It beats", 2: "Both models beat"}.get(
@@ -183,17 +220,17 @@ def _against_baselines(comparison: Comparison, order: list[Entry]) -> tuple[str,
     if len(losers) == len(order):
         return (
             "Baselines",
-            f"No model beats {what}: with this budget nothing useful was learned beyond counting.",
+            f"No model beats {what}: with this budget nothing useful was learned beyond "
+            f"{'counting' if comparison.task == 'lm' else 'it'}.",
         )
     return "Baselines", f"{names} {'does' if len(losers) == 1 else 'do'} not beat {what}; the others do."
 
 
 def beaten_by(comparison: Comparison, entry: Entry) -> list[Entry]:
     """The baselines that a model does not beat on the test part."""
-    own = entry.mean("test_loss")
-    if own is None or entry.status != "ok":
+    if entry.merit == math.inf or entry.status != "ok":
         return []
-    return [base for base in comparison.baselines if (base.mean("test_loss") or math.inf) <= own]
+    return [base for base in comparison.baselines if base.merit <= entry.merit]
 
 
 def _warnings(comparison: Comparison, order: list[Entry]) -> list[str]:
@@ -239,7 +276,7 @@ def summarise(comparison: Comparison) -> Summary:
     facts = (
         _confidence(comparison, order),
         _against_baselines(comparison, order),
-        _speed(order),
+        _speed(comparison, order),
         _latency(comparison, order),
         _memory(comparison, order),
     )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from quatrain.report import numbers
 from quatrain.report.gather import Comparison, Entry, table_of
+from quatrain.report.measure import NATS
 
 Show = Callable[[float], str]
 
@@ -33,26 +34,9 @@ def columns(comparison: Comparison) -> list[Column]:
     short, far = (numbers.context(value) for value in comparison.contexts)
     one = numbers.significant
     low, high = "low", "high"
+    step = comparison.words.step
     return [
-        Column(
-            "test_loss",
-            "Test loss",
-            "nats/token",
-            numbers.loss,
-            low,
-            "mean loss on the test part, measured once",
-        ),
-        Column(
-            "test_bits_per_byte", "Test", "bits/byte", numbers.loss, low, "the same loss per byte of text"
-        ),
-        Column(
-            "valid_loss",
-            "Valid loss",
-            "nats/token",
-            numbers.loss,
-            low,
-            "loss on the validation part, which chose lr",
-        ),
+        *(_text_columns(comparison) if comparison.measure == NATS else _metric_columns(comparison)),
         Column("params", "Params", "non-embed.", numbers.count, "", "equal for all models within 2 %"),
         Column(
             "width",
@@ -66,7 +50,7 @@ def columns(comparison: Comparison) -> list[Column]:
         Column(
             "flops_per_token",
             "Work",
-            "FLOPs/token",
+            f"FLOPs/{step}",
             numbers.count,
             low,
             "forward pass at the training context",
@@ -74,7 +58,7 @@ def columns(comparison: Comparison) -> list[Column]:
         Column(
             "tokens_per_second",
             "Training",
-            "tokens/s",
+            f"{step}s/s",
             numbers.count,
             high,
             "speed of training on this machine",
@@ -101,11 +85,9 @@ def columns(comparison: Comparison) -> list[Column]:
             f"ms at {short}",
             one,
             low,
-            "milliseconds per generated token, batch of one",
+            f"milliseconds per new {step}, batch of one",
         ),
-        Column(
-            "ms_long", "Latency", f"ms at {far}", one, low, "milliseconds per generated token, batch of one"
-        ),
+        Column("ms_long", "Latency", f"ms at {far}", one, low, f"milliseconds per new {step}, batch of one"),
         Column(
             "exponent",
             "Prefill",
@@ -117,6 +99,57 @@ def columns(comparison: Comparison) -> list[Column]:
     ]
 
 
+def _text_columns(comparison: Comparison) -> list[Column]:
+    """Losses of a text: per token, per byte (or base), per character where that is another number."""
+    entries = [*comparison.entries, *comparison.baselines]
+    unit = "base" if table_of(comparison.about, "data").get("tokenizer") == "dna" else "byte"
+    columns = [
+        Column(
+            "test_loss",
+            "Test loss",
+            "nats/token",
+            numbers.loss,
+            "low",
+            "mean loss on the test part, measured once",
+        )
+    ]
+    if any(entry.mean("test_bits_per_byte") is not None for entry in entries) or not entries:
+        columns.append(
+            Column(
+                "test_bits_per_byte",
+                "Test",
+                f"bits/{unit}",
+                numbers.loss,
+                "low",
+                f"the same loss per {unit} of text",
+            )
+        )
+    if any(entry.mean("test_bits_per_character") is not None for entry in entries):
+        about = "the same loss per character of text"
+        columns.append(Column("test_bits_per_character", "Test", "bits/char", numbers.loss, "low", about))
+    about = "loss on the validation part, which chose lr"
+    return [*columns, Column("valid_loss", "Valid loss", "nats/token", numbers.loss, "low", about)]
+
+
+def _metric_columns(comparison: Comparison) -> list[Column]:
+    """The metrics of the task on the test part, then the one that chose the rate on the validation part."""
+    first = comparison.measure
+    columns = [
+        Column(
+            measure.key,
+            measure.title,
+            "test",
+            measure.show,
+            "low" if measure.lower else "high",
+            f"{measure.says} on the test part, measured once; {measure.better}",
+        )
+        for measure in comparison.measures
+    ]
+    about = f"{first.says} on the validation part, which chose lr"
+    good = "low" if first.lower else "high"
+    return [*columns, Column(first.valid, first.title, "validation", first.show, good, about)]
+
+
 def cell(entry: Entry, column: Column) -> str:
     """One cell as text: ``mean +- deviation`` over several seeds, a dash where nothing is known."""
     if column.key in entry.texts:
@@ -124,7 +157,7 @@ def cell(entry: Entry, column: Column) -> str:
     mean, spread = entry.mean(column.key), entry.spread(column.key)
     if mean is None:
         return "" if entry.status == "baseline" else numbers.DASH
-    spreads = spread is not None and column.key in ("test_loss", "test_bits_per_byte", "valid_loss")
+    spreads = spread is not None and column.key.startswith(("test_", "valid_"))
     return column.show(mean) + (f" {numbers.PLUS_MINUS} {column.show(spread or 0.0)}" if spreads else "")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quatrain.config.check import check
-from quatrain.data.batches import Sequences, SeriesWindows
+from quatrain.data.batches import Sequences, SeriesWindows, places
 from quatrain.data.prepare import Data
 from quatrain.data.sampler import Streams, Windows
 from quatrain.data.sequences import SequenceFile, meaning_to_dict
@@ -19,7 +19,7 @@ from quatrain.model.config import ModelConfig
 from quatrain.model.lm import LanguageModel
 from quatrain.model.objective import objective
 from quatrain.model.sequence import SequenceModel
-from quatrain.tasks.score import primary, score
+from quatrain.tasks.score import choose, primary, score
 from quatrain.tasks.shape import shaped
 from quatrain.train import _carry
 from quatrain.train.config import RunConfig
@@ -152,7 +152,11 @@ class TaskFeed:
             self.sampler = Sequences(data, "train", settings.batch_sequences, settings.seed)
         else:
             self.sampler = SeriesWindows(data, settings.sequence, settings.batch, settings.seed)
-        self.look_tokens = settings.eval_tokens
+        if TASKS[data.task].labelled:
+            self.look_tokens = int(data.lengths(choose(data, "valid", settings.eval_tokens)).sum())
+        else:
+            seen, _ = places(data, "valid", settings.sequence, settings.eval_tokens)
+            self.look_tokens = len(seen) * settings.sequence
 
     def backward(self, model: SequenceModel, step: int, autocast: Autocast) -> tuple[float, int]:
         """Micro-batches differ by one row at most; each counts by its rows."""
