@@ -20,7 +20,17 @@ from quatrain.report.gather import gather
 from quatrain.report.styles import OUTLINES
 
 PICTURE = Path(__file__).parents[1] / "docs" / "compare.svg"
-_FACTS = ("test_loss", "test_bits_per_byte", "valid_loss", "tokens", "tokens_per_second", "peak_memory_bytes")
+_FACTS = (
+    "test_loss",
+    "test_bits_per_byte",
+    "test_bits_per_character",
+    "valid_loss",
+    "test_items",
+    "test_total_items",
+    "tokens",
+    "tokens_per_second",
+    "peak_memory_bytes",
+)
 
 
 def main() -> None:
@@ -30,15 +40,25 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--picture", action="store_true")
     asked = parser.parse_args()
-    rows = list(records.read(asked.run / "records.jsonl"))
-    about = next(row for row in rows if row["kind"] == "comparison")
-    head = f"`{about['command']}`\n\n"
-    (RESULTS / f"{asked.name}.md").write_text(head + report.markdown(rows), "utf-8")
-    lines = [json.dumps(row) + "\n" for row in [*_results(rows, about), *_steps(rows, about)]]
-    (RESULTS / f"{asked.name}.jsonl").write_text("".join(lines), "utf-8")
+    rows = publish(asked.run, asked.name)
     if asked.picture:
         PICTURE.write_text(_picture(rows), "utf-8")
     sys.stdout.write(report.markdown(rows))
+
+
+def publish(run: Path, name: str, note: str = "") -> list[dict[str, Any]]:
+    """Write ``results/<name>.md`` and ``.jsonl`` of a finished comparison; returns its rows."""
+    rows = list(records.read(run / "records.jsonl"))
+    about = next(row for row in rows if row["kind"] == "comparison")
+    head = f"`{about['command']}`\n\n" + (f"{note}\n\n" if note else "")
+    words = report.summary(rows)
+    told = [f"- {label}: {text}" for label, text in words.facts if label in ("How sure", "Baselines")]
+    closing = "\n".join(["", f"**{words.headline}**", "", *told, ""]).replace("\N{NO-BREAK SPACE}", " ")
+    (RESULTS / f"{name}.md").write_text(head + report.markdown(rows) + closing, "utf-8")
+    lines = [*_results(rows, about), *_steps(rows, about)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines)
+    (RESULTS / f"{name}.jsonl").write_text(text, "utf-8")
+    return rows
 
 
 def _common(about: dict[str, Any]) -> dict[str, Any]:
@@ -53,16 +73,32 @@ def _common(about: dict[str, Any]) -> dict[str, Any]:
 
 def _results(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
     case = f"{about['data']['name']} P{about['params_target']}"
-    return [
+    first = about.get("primary") or {"name": "nats", "says": "nats per token"}
+    own = [
+        {
+            "op": "compare",
+            "impl": f"baseline:{row['name']}",
+            "case": case,
+            "dtype": "float64",
+            "mode": "test",
+            "value": row.get("metrics", {}).get(first["name"], row.get("test_loss")),
+            "unit": first["says"],
+            **{name: row[name] for name in ("metrics", *_FACTS) if name in row},
+            **_common(about),
+        }
+        for row in rows
+        if row["kind"] == "baseline"
+    ]
+    return own + [
         {
             "op": "compare",
             "impl": f"quatrain:{row['mixer']}",
             "case": f"{case} seed {row['seed']}",
             "dtype": "float32",
             "mode": "training",
-            "value": row["test_loss"],
-            "unit": "nats per token",
-            **{name: row[name] for name in _FACTS if name in row},
+            "value": row.get("metrics", {}).get(first["name"], row["test_loss"]),
+            "unit": first["says"],
+            **{name: row[name] for name in ("metrics", *_FACTS) if name in row},
             **_common(about),
         }
         for row in rows

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quatrain.api import compare as compare
     from quatrain.checkpoint import load as load
     from quatrain.infer.answers import predict as predict
     from quatrain.mixers.attention import Attention as Attention
@@ -25,11 +26,12 @@ _PUBLIC = {
     "Attention": "quatrain.mixers.attention",
     "S6": "quatrain.mixers.s6",
     "S4D": "quatrain.mixers.s4d",
+    "compare": "quatrain.api",
     "load": "quatrain.checkpoint",
     "predict": "quatrain.infer.answers",
 }
 
-__all__ = ["GRU", "LSTM", "RNN", "S4D", "S6", "Attention", "__version__", "load", "predict"]
+__all__ = ["GRU", "LSTM", "RNN", "S4D", "S6", "Attention", "__version__", "compare", "load", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,11 @@ SHORT = {
 }
 
 
+def how_else(task: str) -> str:
+    """What is said behind a kind of data that nobody named."""
+    return " (recognised; --task chooses another)" if task == "auto" else ""
+
+
 def shortcuts(parsed: Parsed, names: dict[str, str]) -> None:
     """Put arguments that stand for a config key among the keys; a problem where a key is given as well."""
     for name, key in names.items():

@@ -89,6 +89,7 @@ def run(args: Sequence[str]) -> int:
     out = Path(parsed["out"]) if parsed["out"] else Path("runs") / f"compare-{name}-{digest(config)}"
     with CompareDisplay() as display:
         display.say(f"comparing {', '.join(config.mixers)} on {name} in {out}")
+        display.say(f"data: {found.says}{_data.how_else(config.data.task)}")
         command = shlex.join(("quatrain", "compare", *args))
         outcome = compare(config, out, display, threads=threads, command=command)
     show(outcome.out, outcome.again)

@@ -55,7 +55,7 @@ def run(args: Sequence[str]) -> int:
     threads = parsed["threads"] if "threads" in parsed.given else None
     if threads is not None and threads < 1:
         parsed.problems.append(f"--threads = {threads}: must be at least 1")
-    _data.shortcuts(parsed, SHORT)
+    _shortcuts(parsed)
     config, out, data, says = _resumed(parsed) if parsed["resume"] else _begun(parsed)
 
     from quatrain.train.loop import train
@@ -78,11 +78,7 @@ def _begun(parsed: Parsed) -> "tuple[RunConfig, Path, Data | None, str]":
 
     found = recognise(config.data)
     out = Path(parsed["out"]) if parsed["out"] else default_out(config, found.name)
-    return config, out, None, found.says + _how_else(config)
-
-
-def _how_else(config: RunConfig) -> str:
-    return " (recognised; --task chooses another)" if config.data.task == "auto" else ""
+    return config, out, None, found.says + _data.how_else(config.data.task)
 
 
 def _settings(parsed: Parsed) -> RunConfig:
@@ -104,6 +100,11 @@ def _resumed(parsed: Parsed) -> "tuple[RunConfig, Path, Data | None, str]":
 
     config = parsed.config(RunConfig, to_dict(stored_config(out)))
     return config, out, open_data(out / DATA) if (out / DATA).is_dir() else None, ""
+
+
+def _shortcuts(parsed: Parsed) -> None:
+    """Arguments that stand for a config key."""
+    _data.shortcuts(parsed, SHORT)
 
 
 def _summary(result: "Result") -> str:

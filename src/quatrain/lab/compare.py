@@ -75,8 +75,6 @@ def compare(
     if found.task == "lm":
         config = for_text(config)
     with run_dir.claimed(out, config):
-        how = " (recognised; --task chooses another)" if config.data.task == "auto" else ""
-        tell({"kind": "say", "text": f"data: {found.says}{how}"})
         task = study_of(config, out / run_dir.DATA)
         wanted = threads or torch.get_num_threads()
         decided = plan.load_or_make(

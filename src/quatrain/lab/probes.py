@@ -91,7 +91,8 @@ def _step_seconds(model: SequenceModel, tokens: Tensor, state: State) -> float:
     times = []
     for index in range(_WARM + _STEPS):
         start = perf_counter()
-        _, state = model.step(tokens[index : index + 1], state)
+        at = index % len(tokens)
+        _, state = model.step(tokens[at : at + 1], state)
         times.append(perf_counter() - start)
     return median(times[_WARM:])
 

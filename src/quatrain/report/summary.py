@@ -65,16 +65,18 @@ def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
 
 
 def sampling_noise(better: Entry, worse: Entry) -> float | None:
-    """Half-width of the 95 % interval of a difference between two shares of the scored sequences.
+    """Half-width of the 95 % interval of a difference between two shares of n scored sequences.
 
-    That is 1.96 sqrt(p (1 - p) / n + q (1 - q) / n), as if the two were wrong independently of each other;
-    None where the measure is no share or the count is unknown.
+    That is 1.96 sqrt(p (1 - p) / (n + 2) + q (1 - q) / (n + 2)) with one success and one failure added to
+    each (Agresti and Caffo 2000), so that it is not 0 at the ends; as if the two were wrong independently of
+    each other. None where the measure is no share or the count is unknown.
     """
     count = better.mean("test_items")
     if not better.measure.percent or not count:
         return None
     shares = [min(1.0, max(0.0, entry.mean(entry.measure.key) or 0.0)) for entry in (better, worse)]
-    return 1.96 * math.sqrt(sum(share * (1 - share) for share in shares) / count)
+    smooth = [(share * count + 1) / (count + 2) for share in shares]
+    return 1.96 * math.sqrt(sum(share * (1 - share) for share in smooth) / (count + 2))
 
 
 def level(better: Entry, worse: Entry) -> bool:
@@ -83,7 +85,7 @@ def level(better: Entry, worse: Entry) -> bool:
     if test:
         return test[0] <= test[1]
     noise = sampling_noise(better, worse)
-    return gap(better, worse) < (LEVEL if noise is None else noise)
+    return gap(better, worse) < (LEVEL if noise is None else noise) or better.merit == worse.merit
 
 
 def _headline(comparison: Comparison, order: list[Entry]) -> str:
@@ -96,6 +98,8 @@ def _headline(comparison: Comparison, order: list[Entry]) -> str:
     tied = [entry for entry in order[1:] if level(first, entry)]
     if tied:
         names = listed([entry.style.name for entry in (first, *tied)])
+        if all(entry.merit == first.merit for entry in tied):
+            return f"{names} are level on {name}: {quality(first)} each."
         between = apart(first, tied[-1])
         return (
             f"{names} are level on {name}: {quality(first)} for the best, {between} apart. Too close to call."
