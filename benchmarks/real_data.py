@@ -3,7 +3,7 @@
     python benchmarks/real_data.py DATA_DIR WORK_DIR [NAME ...] [--budget 10m] [--threads N]
 
 DATA_DIR is the folder of data sets that ``convert_data.py`` reads; what it makes of them and the comparisons
-go to WORK_DIR. Without names all of `CASES` run, one after the other, about a quarter of an hour each. Stopped
+go to WORK_DIR. Without names all of `CASES` run, a quarter of an hour each. Stopped
 and called again, it goes on. Each ends as results/real-NAME.jsonl and .md. JapaneseVowels and GunPoint are
 read from the package aeon (``pip install --no-deps aeon``), of which only the data files are used.
 """

@@ -17,7 +17,7 @@ TITLES = {
         "What each one says",
         "The same sequences of the test part for all: the true class, the answer and its probability.",
     ),
-    "tags": ("What each one says", "The same sequences of the test part for all; wrong tags are struck out."),
+    "tags": ("What each one says", "The same sequences of the test part for all; wrong tags are underlined."),
     "transcripts": (
         "What each one hears",
         "The same recordings of the test part for all: what is said, and what the model makes of it.",
@@ -112,7 +112,7 @@ def _transcripts(row: Row, colour: str) -> str:
         truth, answer = str(item.get("truth") or ""), str(item.get("answer") or "")
         right = truth == answer
         said = escape(answer) or "<i>nothing</i>"
-        also = "" if right else f"<br>said: <b>{escape(truth)}</b>"
+        also = "" if right else f"<br>true: <b>{escape(truth)}</b>"
         mark = "\N{CHECK MARK}" if right else "\N{MULTIPLICATION X}"
         kind = "right" if right else "wrong"
         found += f'<li>{_read(item, colour)}<p>{mark} <b class="{kind}">{said}</b>{also}</p></li>'
