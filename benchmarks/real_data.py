@@ -121,7 +121,7 @@ def source_of(case: Case, data: Path) -> Path:
     found, name = find_spec("aeon"), case.source.removeprefix("aeon:")
     if found is None or found.origin is None:
         raise SystemExit(f"{name}: needs the data files of aeon: pip install --no-deps aeon")
-    return Path(found.origin).parent / "datasets" / "data" / name
+    return Path(found.origin).parent / "datasets" / "data" / name / f"{name}_TRAIN.ts"  # its _TEST is found
 
 
 def fractions(data: Path) -> str:

@@ -37,7 +37,7 @@ class CompareDisplay:
         self._curve: list[float] = []
         self._run: tuple[Any, ...] = ()
         self._began, self._left = time.monotonic(), 0.0
-        self._doing = "starting"
+        self._doing, self._unit = "starting", "tokens"
         self._live = Live(
             console=self.console, get_renderable=self._panel, refresh_per_second=4, transient=True
         )
@@ -87,8 +87,9 @@ class CompareDisplay:
         plan = row["plan"]
         begun = "going on: " if row["resumed"] else ""
         if row["says"]:
+            self._unit = "time steps"
             self.say(f"read as {row['says']}")
-        shape = f"{plan.tokens:,} tokens in {plan.steps:,} steps for each model"
+        shape = f"{plan.tokens:,} {self._unit} in {plan.steps:,} steps for each model"
         rung = f"the learning rate is chosen after {plan.rung_steps:,}"
         self.say(f"{begun}{shape}; {rung}; about {duration(row['left'])} left in all")
 
@@ -124,7 +125,7 @@ class CompareDisplay:
         speed = sum(row["tokens_per_second"] for row in rows) / len(rows)
         return [
             ("loss", f"{loss:.4f}"),
-            ("tokens/s", f"{speed:,.0f}"),
+            (f"{self._unit}/s", f"{speed:,.0f}"),
             ("memory", size(rows[-1]["memory_bytes"])),
             ("left in all", duration(self._left)),
         ]

@@ -68,7 +68,8 @@ def final_losses(comparison: Comparison) -> Figure:
     caption = f"{measure.title} on the test part; {measure.better}. Grey bars are trivial baselines."
     if measure == NATS:
         bits = all(entry.values.get("test_bits_per_byte") for entry in shown)
-        key, unit = ("test_bits_per_byte", "bits per byte") if bits else (key, unit)
+        if bits:
+            key, unit = "test_bits_per_byte", shown[0].texts.get("bits", "bits per byte") if shown else unit
         title = "Test loss, models and trivial baselines"
         caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
     found = [

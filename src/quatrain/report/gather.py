@@ -55,7 +55,8 @@ def list_of(row: Row, key: str) -> list[Any]:
 class Entry:
     """One line of the main table, a model or a baseline; ``values`` has one number a seed, or one in all.
 
-    ``measure`` is what it is judged by; its values on the test part are ``values[measure.key]``.
+    ``texts`` are cells that are no numbers, and "bits" says what bits are counted per; ``measure`` is what it
+    is judged by; its values on the test part are ``values[measure.key]``.
     """
 
     key: str
@@ -229,6 +230,7 @@ def _entry(
     seeds: int,
     contexts: tuple[int, int],
     judged: tuple[Measure, ...],
+    bits: Mapping[str, str],
 ) -> Entry:
     def mine(kind: str) -> list[Row]:
         return [row for row in rows.get(kind, []) if row.get("mixer") == mixer]
@@ -246,7 +248,7 @@ def _entry(
                 values[f"ms_{place}"] = _numbers([row], "ms_per_token")
                 values[f"state_{place}"] = _numbers([row], "state_bytes")
     values["exponent"] = _numbers(mine("prefill_fit"), "exponent")
-    texts = {}
+    texts = dict(bits)
     width, layers = (number(models[0], key) for key in ("width", "layers")) if models else (None, None)
     if width is not None and layers is not None:
         texts["width"] = f"{width:.0f} \N{MULTIPLICATION SIGN} {layers:.0f}"
@@ -270,7 +272,7 @@ def baseline_name(name: str) -> str:
     return f"order-{order} Markov" if kind == "markov" and order else name
 
 
-def _baseline(row: Row, judged: tuple[Measure, ...]) -> Entry:
+def _baseline(row: Row, judged: tuple[Measure, ...], bits: Mapping[str, str]) -> Entry:
     name = str(row.get("name", "baseline"))
     keys = ("test_loss", "test_bits_per_byte", "test_bits_per_character", "valid_loss")
     return Entry(
@@ -278,6 +280,7 @@ def _baseline(row: Row, judged: tuple[Measure, ...]) -> Entry:
         style=BASELINE._replace(name=baseline_name(name)),
         status="baseline",
         values={key: _numbers([row], key) for key in keys} | _metrics([row], judged),
+        texts=bits,
         measure=judged[0],
     )
 
@@ -295,8 +298,9 @@ def gather(rows: Iterable[Row]) -> Comparison:
     contexts = (at[0], at[-1])
     seeds = max(1, len(list_of(about, "seeds")))
     judged = measures(about)
-    entries = [_entry(mixer, looks[mixer], kinds, seeds, contexts, judged) for mixer in mixers]
-    baselines = [_baseline(row, judged) for row in kinds.get("baseline", [])]
+    bits = {"bits": "bits per base"} if table_of(about, "data").get("tokenizer") == "dna" else {}
+    entries = [_entry(mixer, looks[mixer], kinds, seeds, contexts, judged, bits) for mixer in mixers]
+    baselines = [_baseline(row, judged, bits) for row in kinds.get("baseline", [])]
     return Comparison(
         about=about,
         end=(kinds.get("end") or [{}])[-1],

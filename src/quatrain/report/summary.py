@@ -33,7 +33,9 @@ def quality(entry: Entry) -> str:
     """The test result of a line in the unit that people compare: bits per byte of a text where known."""
     bits, found = entry.mean("test_bits_per_byte"), entry.mean(entry.measure.key)
     if bits is not None:
-        return f"{numbers.loss(bits)} bits per byte"
+        characters = entry.mean("test_bits_per_character")
+        beside = "" if characters is None else f" ({numbers.loss(characters)} per character)"
+        return f"{numbers.loss(bits)} {entry.texts.get('bits', 'bits per byte')}{beside}"
     return entry.measure.words(found or 0.0)
 
 
