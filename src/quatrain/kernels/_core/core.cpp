@@ -1,6 +1,13 @@
 // What the loader asks: which instruction set the processor has, and whether this library can run.
 #include "abi.h"
 #include "parallel.h"
+#include "simd.h"
+
+#if defined(__x86_64__)
+#define QT_KEEP(v) asm volatile("" : "+v"(v))  // in its register, and computed
+#else
+#define QT_KEEP(v) asm volatile("" : "+w"(v))
+#endif
 
 extern "C" {
 
@@ -19,6 +26,23 @@ QT_EXPORT const char* qt_isa(void) {  // the best one that this build may hold, 
 QT_EXPORT int64_t qt_count(int64_t tasks, int64_t threads) {
     int64_t count = 0;
     quatrain::parallel_for(tasks, threads, [&](int64_t) { __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED); });
+    return count;
+}
+
+QT_EXPORT int64_t qt_lanes(void) { return quatrain::lanes<float>; }
+
+// `count` times twelve independent multiply-adds on each thread: what the processor can do at most.
+QT_EXPORT int64_t qt_multiply_add(int64_t count, int64_t threads) {
+    quatrain::parallel_for(threads, threads, [&](int64_t) {
+        quatrain::Vec<float> x[12];
+        for (auto& v : x) v = quatrain::splat<float>(1.0f);
+        const auto scale = quatrain::splat<float>(0.999f), add = quatrain::splat<float>(0.1f);
+        for (int64_t i = 0; i < count; ++i)
+            for (auto& v : x) {
+                v = v * scale + add;
+                QT_KEEP(v);
+            }
+    });
     return count;
 }
 }

@@ -39,7 +39,7 @@ template <class S> S6Plan make_plan(const S6Args& k, bool backward) {
     S6Plan p;
     p.backward = backward;
     p.lanes_ = W;
-    p.tile = k.states <= 64 ? 64 : 128;
+    p.tile = k.states <= 16 ? 32 : k.states <= 64 ? 64 : 128;
     p.group_width = k.width / k.groups;
     p.group_blocks = (p.group_width + W - 1) / W;
     p.blocks = p.group_blocks * k.groups;

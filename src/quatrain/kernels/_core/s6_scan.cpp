@@ -347,11 +347,13 @@ template <class S> void reduce_maps(const S6Args& k, const S6Plan& p) {
                 for (int64_t t = t0; t < t1; ++t) {
                     auto* to = static_cast<decltype(type)>(x.data) + b * x.stride[0] + t * x.stride[1];
                     const S* from = work + which * p.work_maps + (b * k.time + t) * n;
-                    for (int64_t i = 0; i < n; ++i) {
-                        S sum = 0;
-                        if (t < valid)
-                            for (int64_t r = 0; r < p.ranges; ++r) sum += from[r * (p.work_maps / p.ranges) + i];
-                        put(to + i, sum);
+                    constexpr int64_t some = 64;  // numbers at a time, so that the sums stay in registers
+                    for (int64_t i0 = 0; i0 < n; i0 += some) {
+                        const int64_t count = std::min(some, n - i0);
+                        S sum[some] = {};
+                        for (int64_t r = 0; t < valid && r < p.ranges; ++r)
+                            for (int64_t i = 0; i < count; ++i) sum[i] += from[r * (p.work_maps / p.ranges) + i0 + i];
+                        for (int64_t i = 0; i < count; ++i) put(to + i0 + i, sum[i]);
                     }
                 }
             });
