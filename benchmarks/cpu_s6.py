@@ -1,9 +1,9 @@
 """S6 scan on the CPU beside other ways, in one process and in turns: medians, ratios, share of the limit.
 
 The limit: nine vector operations for each vector of elements (with the backward pass three times that), at
-the rate of fused multiply-adds measured in the same run. The two loops are written here after what mamba-minimal
-and transformers do (every decay and drive of the sequence in memory, then one step of Python at a time);
-mambapy's parallel scan is its own, where it is installed.
+the rate of fused multiply-adds measured in the same run. The two loops are written here after what
+mamba-minimal and transformers do (every decay and drive of the sequence in memory, then one step of Python at
+a time); mambapy's parallel scan is its own, where it is installed.
 """
 
 import argparse
