@@ -50,15 +50,12 @@ QT_EXPORT int64_t qt_lanes(void) { return quatrain::lanes<float>; }
 // `count` times twelve independent multiply-adds on each thread: what the processor can do at most.
 QT_EXPORT int64_t qt_multiply_add(int64_t count, int64_t threads) {
     quatrain::parallel_for(threads, threads, [&](int64_t) {
-        quatrain::Vec<float> x[12];
-        for (auto& v : x) v = quatrain::splat<float>(1.0f);
         const auto scale = quatrain::splat<float>(0.999f), add = quatrain::splat<float>(0.1f);
+        auto x0 = add, x1 = add, x2 = add, x3 = add, x4 = add, x5 = add, x6 = add, x7 = add, x8 = add, x9 = add, xa = add, xb = add;
+#define QT_STEP(x) x = x * scale + add; QT_KEEP(x)
         for (int64_t i = 0; i < count; ++i) {
-#pragma GCC unroll 12
-            for (int j = 0; j < 12; ++j) {
-                x[j] = x[j] * scale + add;
-                QT_KEEP(x[j]);
-            }
+            QT_STEP(x0); QT_STEP(x1); QT_STEP(x2); QT_STEP(x3); QT_STEP(x4); QT_STEP(x5);
+            QT_STEP(x6); QT_STEP(x7); QT_STEP(x8); QT_STEP(x9); QT_STEP(xa); QT_STEP(xb);
         }
     });
     return count;

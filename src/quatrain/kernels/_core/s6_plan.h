@@ -53,7 +53,8 @@ template <class S> S6Plan make_plan(const S6Args& k, bool backward) {
     p.tile_first[size_t(k.sequences)] = p.tiles;
     p.row_groups = std::max<int64_t>(1, std::min({k.sequences, most, p.tiles}));
     const int64_t wanted = (most / 2 + p.row_groups * k.groups - 1) / (p.row_groups * k.groups);
-    p.ranges = std::max<int64_t>(1, std::min({p.group_blocks, wanted, most / 4}));
+    // At least two vectors wide: lines come from memory in pairs.
+    p.ranges = std::max<int64_t>(1, std::min({p.group_blocks / 2, wanted, most / 4}));
     p.ranges_all = p.ranges * k.groups;
     const int64_t coarse = p.row_groups * p.ranges_all;
     const bool large = k.batch * k.time * k.states * p.blocks * W >= (1 << 17);
