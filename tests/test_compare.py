@@ -246,7 +246,7 @@ HELPER = """
 from math import inf
 from quatrain.lab.calibrate import Speed
 from quatrain.lab.config import CompareConfig
-from quatrain.train.config import DataConfig
+from quatrain.data.config import DataConfig
 SPEED = Speed(step_seconds=0.01, forward_seconds=1e-6, peak_memory_bytes=10**8, empty_memory_bytes=10**7)
 
 def config(source):

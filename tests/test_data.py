@@ -157,6 +157,7 @@ def test_a_token_file_holds_the_bytes_and_says_what_they_are(text, tmp_path):
         "bytes": len(TEXT),
         "tokens": len(TEXT),
         "vocab": 256,
+        "tokenizer": "bytes",
         "fractions": [0.85, 0.05, 0.1],
         "digest": data.digest,
     }

@@ -169,15 +169,14 @@ def test_a_diverging_run_stops_and_names_step_parameter_and_checkpoint(text, tmp
 
     from quatrain.train import loop
 
-    models = []
+    models, build = [], loop.build
 
-    class Seen(loop.LanguageModel):
-        def __init__(self, config):
-            super().__init__(config)
-            models.append(self)
+    def seen(config):
+        models.append(build(config))
+        return models[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "LanguageModel", Seen)
+        patch.setattr(loop, "build", seen)
         with pytest.raises(DivergedError, match=r"step 6: nothing was saved; parameter embedding") as caught:
             train(config, tmp_path, poison)
     assert str(tmp_path / "checkpoints" / "step-00000005") in str(caught.value)

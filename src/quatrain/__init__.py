@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quatrain.checkpoint import load as load
+    from quatrain.infer.answers import predict as predict
     from quatrain.mixers.attention import Attention as Attention
     from quatrain.mixers.gru import GRU as GRU
     from quatrain.mixers.lstm import LSTM as LSTM
@@ -25,9 +26,10 @@ _PUBLIC = {
     "S6": "quatrain.mixers.s6",
     "S4D": "quatrain.mixers.s4d",
     "load": "quatrain.checkpoint",
+    "predict": "quatrain.infer.answers",
 }
 
-__all__ = ["GRU", "LSTM", "RNN", "S4D", "S6", "Attention", "__version__", "load"]
+__all__ = ["GRU", "LSTM", "RNN", "S4D", "S6", "Attention", "__version__", "load", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -94,6 +94,15 @@ static inline int __syncthreads_and(int vote) {
     return every;
 }
 
+static inline bool __any_sync(unsigned, bool vote) {
+    int me = fibers::current, any = 0;
+    fibers::all[me].vote = vote;
+    __syncwarp();
+    for (int i = me & ~31; i < (me | 31) + 1; ++i) any |= fibers::all[i].vote;
+    __syncwarp();
+    return any;
+}
+
 static inline int __float_as_int(float x) {
     int bits;
     memcpy(&bits, &x, 4);

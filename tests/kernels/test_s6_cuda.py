@@ -1,4 +1,4 @@
-"""What only a GPU shows of the S6 scan's kernels: indices past 32 bits, graphs, compilation, repetition."""
+"""What only a GPU shows of the S6 scan's kernels: 64-bit indices, graphs, compilation, repeated runs."""
 
 import pytest
 import torch
@@ -81,10 +81,10 @@ def test_indices_past_32_bits():
     u = torch.randn(1, time, width, device="cuda", dtype=torch.bfloat16)
     delta = torch.rand(1, time, width, device="cuda", dtype=torch.bfloat16) / 8
     b, c = torch.randn(2, 1, time, 4, device="cuda", dtype=torch.bfloat16)
-    a = -torch.rand(width, 4, device="cuda")
+    a = -0.5 - torch.rand(width, 4, device="cuda")  # forgets soon: no long sum of roundings to compare
     y, h = s6_scan(u, delta, a, b, c)
     _, between = s6_scan(u[:, :cut], delta[:, :cut], a, b[:, :cut], c[:, :cut])
     rest = [x[:, cut:] for x in (u, delta, b, c)]
     y_rest, h_rest = s6_scan(rest[0], rest[1], a, rest[2], rest[3], h0=between)
-    torch.testing.assert_close(h, h_rest, rtol=1e-4, atol=1e-4)
+    assert (h - h_rest).abs().max() <= 1e-5 * h.abs().max()
     torch.testing.assert_close(y[:, -1000:], y_rest[:, -1000:], rtol=2e-2, atol=2e-2)

@@ -7,6 +7,7 @@ stranger runs none of his code.
 """
 
 from quatrain.checkpoint._load import load as load
+from quatrain.checkpoint._load import load_language_model as load_language_model
 from quatrain.checkpoint._read import Checkpoint as Checkpoint
 from quatrain.checkpoint._read import load_meta as load_meta
 from quatrain.checkpoint._read import read as read
@@ -14,4 +15,4 @@ from quatrain.checkpoint._store import latest as latest
 from quatrain.checkpoint._store import prune as prune
 from quatrain.checkpoint._store import save as save
 
-__all__ = ["Checkpoint", "latest", "load", "load_meta", "prune", "read", "save"]
+__all__ = ["Checkpoint", "latest", "load", "load_language_model", "load_meta", "prune", "read", "save"]

@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from quatrain.checkpoint._read import read
+from quatrain.config.check import check
 from quatrain.config.schema import from_dict
 from quatrain.errors import CheckpointError, ConfigError
 from quatrain.model.config import ModelConfig
 from quatrain.model.lm import LanguageModel
+from quatrain.model.sequence import SequenceModel, build
 
 _LISTED = 10  # wrong tensors that a message names
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> LanguageModel:
-    """The language model of a checkpoint, or of the newest checkpoint of a run's directory, ready to predict.
+def load(path: str | Path, device: torch.device | str = "cpu") -> SequenceModel:
+    """The model of a checkpoint, or of the newest checkpoint of a run's directory, ready to predict.
 
     It has the weights and dtypes that were saved, bit for bit, lies on ``device`` and is in ``eval()`` mode.
     Random number generators are left as they are. Only the model's file is read and checked, not the
@@ -28,16 +31,25 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> LanguageModel:
     """
     checkpoint = read(path, groups=("model",))
     config = checkpoint.meta.get("config")
-    values = config.get("model") if isinstance(config, Mapping) else None
+    # A task's data decides some sizes: the model as it was built stands beside what was asked for.
+    values = checkpoint.meta.get("model") or (config.get("model") if isinstance(config, Mapping) else None)
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{checkpoint.path}: holds no config of a model")
     with torch.random.fork_rng(devices=[]):  # building a model draws weights, which are then replaced
         try:
-            model = LanguageModel(from_dict(ModelConfig, values, "model"))
+            model = build(from_dict(ModelConfig, values, "model"))
         except ConfigError as error:
             raise CheckpointError(f"{checkpoint.path}: {'; '.join(str(error).splitlines())}") from None
     fill(model, checkpoint.tensors("model"), str(checkpoint.path))
     return model.to(device).eval()
+
+
+def load_language_model(path: str | Path, device: torch.device | str = "cpu") -> LanguageModel:
+    """As `load`, where only a language model will do. Raises ConfigError for a model of another task."""
+    model = load(path, device)
+    rule = f"holds a model of the task {model.config.task}; this needs a language model"
+    check(isinstance(model, LanguageModel), "checkpoint", str(path), rule)
+    return cast(LanguageModel, model)
 
 
 def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

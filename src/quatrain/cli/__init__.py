@@ -16,9 +16,17 @@ COMMANDS = {
     "compare": Command(
         "quatrain.cli.compare:run", "train the architectures side by side on one text and show a page"
     ),
-    "train": Command("quatrain.cli.train:run", "train a language model, or go on with one"),
+    "train": Command(
+        "quatrain.cli.train:run", "train a model on text, series, labels or recordings, or go on with one"
+    ),
     "generate": Command("quatrain.cli.generate:run", "let a trained model continue a text"),
-    "eval": Command("quatrain.cli.eval:run", "score a trained model on a text"),
+    "predict": Command(
+        "quatrain.cli.predict:run", "classes, forecasts, tags or transcripts of new inputs by a trained model"
+    ),
+    "eval": Command("quatrain.cli.eval:run", "score a trained model on data, beside what is trivial"),
+    "doctor": Command(
+        "quatrain.cli.doctor:run", "say what is here, which kernels will run and why not others"
+    ),
 }
 
 

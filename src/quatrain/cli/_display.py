@@ -54,7 +54,7 @@ class TrainDisplay:
         elif kind == "step":
             self._step(row)
         elif kind == "eval":
-            self._valid, self._best = f"{row['nats']:.4f}", bool(row["best"])
+            self._valid, self._best = _look(row), bool(row["best"])
             mark = " (best so far)" if self._best else ""
             if not self.console.is_terminal:
                 self.say(f"step {row['step']:,}  validation loss {self._valid}{mark}")
@@ -107,6 +107,13 @@ class TrainDisplay:
             Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in self._facts(now)
         )
         return Group(head, facts)
+
+
+def _look(row: dict[str, Any]) -> str:
+    """The loss of a look at the validation part, and the metrics of the task."""
+    found = row.get("metrics") or {}
+    shown = "".join(f" {name} {value:.4f}" for name, value in found.items())
+    return f"{row['nats'] if 'nats' in row else row['loss']:.4f}{shown}"
 
 
 def sparkline(values: list[float], width: int) -> str:

@@ -47,9 +47,10 @@ SURFACE = Surface(
 def run(args: Sequence[str]) -> int:
     parsed = parse(SURFACE, args)
     parsed.raise_problems()
-    import quatrain
+    from quatrain.checkpoint import load_language_model
     from quatrain.infer.generate import generate
     from quatrain.infer.sample import Sampling
+    from quatrain.infer.spelling import tokenizer_of
 
     sampling = Sampling(
         temperature=parsed["temperature"],
@@ -59,11 +60,16 @@ def run(args: Sequence[str]) -> int:
         seed=parsed["seed"],
     )
     set_threads(parsed)
-    model = quatrain.load(parsed["checkpoint"])
+    model = load_language_model(parsed["checkpoint"])
     prompt = sys.stdin.buffer.read() if parsed["prompt"] == "-" else os.fsencode(parsed["prompt"])
     stats = None
     for piece in generate(
-        model, prompt, max_tokens=parsed["max_tokens"], sampling=sampling, stop=parsed["stop"]
+        model,
+        prompt,
+        max_tokens=parsed["max_tokens"],
+        sampling=sampling,
+        stop=parsed["stop"],
+        tokenizer=tokenizer_of(parsed["checkpoint"]),
     ):
         sys.stdout.write(piece.text)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""``quatrain train``: train a language model, or go on with one."""
+"""``quatrain train``: train a model, or go on with one."""
 
 import sys
 from collections.abc import Sequence
@@ -13,20 +13,23 @@ from quatrain.config.toml import load_toml
 from quatrain.train.config import RunConfig
 
 if TYPE_CHECKING:
-    from quatrain.data.tokens import TokenFile
-    from quatrain.train.loop import Result
+    from quatrain.data.prepare import Data
+    from quatrain.train.loop import Progress, Result
 
 SURFACE = Surface(
     command="train",
     help=(
-        "Train a language model on bytes of text. Ctrl-C saves; the same command again goes on where it\n"
-        "stopped, bit for bit."
+        "Train a model on text, series, labelled sequences or recordings: what the data is is recognised\n"
+        "and said. Ctrl-C saves; the same command again goes on where it stopped, bit for bit."
     ),
     options=(
         Option("data", "a file, directory, glob, - for stdin, or python (default): Python's own library"),
         Option(
             "--mixer", "rnn, lstm, gru, attention, s6, s4d, or a pattern such as 's6 s6 attention'", "KIND"
         ),
+        Option("--task", "lm, classify, forecast, tag or transcribe (default: recognised)", "TASK"),
+        Option("--target", "columns to forecast (default: all), or the one with the label", "A,B"),
+        Option("--horizon", "steps ahead that a forecast reaches (default: 24)", "N"),
         Option("--config", "a TOML recipe", "FILE"),
         Option(
             "--out", "directory of the run (default: runs/<data>-<pattern>-<digest of the settings>)", "DIR"
@@ -37,11 +40,22 @@ SURFACE = Surface(
     keys=RunConfig,
     examples=(
         "quatrain train --mixer lstm",
+        "quatrain train readings.csv --target temperature --horizon 48",
+        "quatrain train birds/ --mixer lstm    # one folder of recordings per class",
         "quatrain train book.txt --mixer 's6 s6 attention' --train.lr 3e-4 --out runs/hybrid",
-        "quatrain train --config recipes/shakespeare-s6.toml",
+        "quatrain train --config recipes/mamba.toml",
         "quatrain train --resume runs/hybrid",
     ),
 )
+
+
+SHORT = {
+    "data": "data.source",
+    "mixer": "model.pattern",
+    "task": "data.task",
+    "target": "data.target",
+    "horizon": "data.horizon",
+}
 
 
 def run(args: Sequence[str]) -> int:
@@ -50,26 +64,33 @@ def run(args: Sequence[str]) -> int:
     if threads is not None and threads < 1:
         parsed.problems.append(f"--threads = {threads}: must be at least 1")
     _shortcuts(parsed)
-    config, out, tokens = _resumed(parsed) if parsed["resume"] else _begun(parsed)
+    config, out, data, says = _resumed(parsed) if parsed["resume"] else _begun(parsed)
 
     from quatrain.train.loop import train
 
     with TrainDisplay(config.train.steps) as display:
+        if says:
+            display.say(f"data: {says}")
         display.say(f"training {config.model.pattern} in {out}")
-        result = train(config, out, display, tokens=tokens, threads=threads)
+        result = train(config, out, display, data=data, threads=threads)
     sys.stdout.write(_summary(result))
     return 0
 
 
-def _begun(parsed: Parsed) -> "tuple[RunConfig, Path, TokenFile | None]":
+def _begun(parsed: Parsed) -> "tuple[RunConfig, Path, Data | None, str]":
     """A run from settings, new or to be gone on with."""
     config = _settings(parsed)
 
-    from quatrain.data.corpus import find
+    from quatrain.data.recognise import recognise
     from quatrain.train.run_dir import default_out
 
-    name = find(config.data.source).name
-    return config, Path(parsed["out"]) if parsed["out"] else default_out(config, name), None
+    found = recognise(config.data)
+    out = Path(parsed["out"]) if parsed["out"] else default_out(config, found.name)
+    return config, out, None, found.says + _how_else(config)
+
+
+def _how_else(config: RunConfig) -> str:
+    return " (recognised; --task chooses another)" if config.data.task == "auto" else ""
 
 
 def _settings(parsed: Parsed) -> RunConfig:
@@ -78,7 +99,7 @@ def _settings(parsed: Parsed) -> RunConfig:
     return parsed.config(RunConfig, values)
 
 
-def _resumed(parsed: Parsed) -> "tuple[RunConfig, Path, TokenFile | None]":
+def _resumed(parsed: Parsed) -> "tuple[RunConfig, Path, Data | None, str]":
     """A run from its directory: its own settings and its own copy of the text."""
     out = Path(parsed["resume"])
     for name in ("out", "config"):
@@ -86,16 +107,16 @@ def _resumed(parsed: Parsed) -> "tuple[RunConfig, Path, TokenFile | None]":
             parsed.problems.append(f"--{name} = {parsed[name]!r}: --resume takes it from the run in '{out}'")
     parsed.raise_problems()
 
-    from quatrain.data.tokens import TokenFile
+    from quatrain.data.prepare import open_data
     from quatrain.train.run_dir import DATA, stored_config
 
     config = parsed.config(RunConfig, to_dict(stored_config(out)))
-    return config, out, TokenFile.open(out / DATA) if (out / DATA).is_dir() else None
+    return config, out, open_data(out / DATA) if (out / DATA).is_dir() else None, ""
 
 
 def _shortcuts(parsed: Parsed) -> None:
     """Arguments that stand for a config key."""
-    for name, key in (("data", "data.source"), ("mixer", "model.pattern")):
+    for name, key in SHORT.items():
         if name not in parsed.given:
             continue
         if key in parsed.keys:
@@ -106,15 +127,36 @@ def _shortcuts(parsed: Parsed) -> None:
 
 
 def _summary(result: "Result") -> str:
+    from quatrain.checkpoint import load_meta
+
     progress, out = result.progress, result.out
     done = "was finished before" if result.resumed_from == progress.step else "is finished"
     speed = progress.tokens / progress.seconds if progress.seconds else 0.0
-    step, bits = progress.best_step, progress.best_valid / log(2)
-    best = out / "checkpoints" / f"step-{step:08d}"
-    return (
-        f"{out} {done}: {progress.step:,} steps, {progress.tokens:,} tokens, {speed:,.0f} tokens/s\n"
+    best = out / "checkpoints" / f"step-{progress.best_step:08d}"
+    head = f"{out} {done}: {progress.step:,} steps, {progress.tokens:,} tokens, {speed:,.0f} tokens/s\n"
+    task = load_meta(result.checkpoint)["data"].get("task", "lm")
+    if task != "lm":
+        return head + _answers(task, progress, best, out)
+    bits = progress.best_valid / log(2)
+    return head + (
         f"validation: {progress.valid:.4f} nats per token at the end\n"
-        f"best:       {progress.best_valid:.4f} nats, {bits:.4f} bits per token at step {step:,}: {best}\n"
+        f"best:       {progress.best_valid:.4f} nats, {bits:.4f} bits per token"
+        f" at step {progress.best_step:,}: {best}\n"
         f"next:       quatrain generate {out} --prompt 'The '\n"
         f"            quatrain eval {out}\n"
+    )
+
+
+def _answers(task: str, progress: "Progress", best: Path, out: Path) -> str:
+    """The summary of a task other than lm."""
+    from quatrain.data.task import TASKS
+
+    metric, unit = TASKS[task].metrics[0], TASKS[task].unit
+    value = progress.best_score if metric.lower else -progress.best_score
+    shown = f"{value:.2%}" if metric.percent else f"{value:.4f}"
+    return (
+        f"validation: loss {progress.valid:.4f} {unit} at the end\n"
+        f"best:       {metric.says} {shown} at step {progress.best_step:,}: {best}\n"
+        f"next:       quatrain eval {best}\n"
+        f"            quatrain predict {best} INPUT\n"
     )

@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -89,7 +90,7 @@ def _directory(source: str, root: Path) -> Corpus:
             hidden += 1
         elif not path.is_file():
             other += 1
-        elif b"\0" in _head(path):
+        elif is_binary(path):
             binary += 1
         else:
             found.append(path)
@@ -171,22 +172,40 @@ def _require_readable(source: str, path: Path, *, may_be_empty: bool = False) ->
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
+    with reading(path), open_file(path) as file:
+        yield from chunks_of(file)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is read and unpacked into a DataError that names the file."""
     try:
-        with _open(path) as file:
-            yield from chunks_of(file)
+        yield
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"data source {str(path)!r}: cannot be read: {reason}") from None
 
 
-def _open(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
+    """A file to read from, unpacked on the way where its name ends in .xz, .gz or .bz2."""
     unpack = _UNPACK.get(path.suffix)
     return cast(BinaryIO, unpack(path)) if unpack else open(path, "rb")
 
 
+def ending(path: Path) -> str:
+    """The name's last ending in small letters, without that of a packed file: ``.csv`` of ``a.CSV.gz``."""
+    name = path.with_suffix("") if path.suffix.lower() in _UNPACK else path
+    return name.suffix.lower()
+
+
+def is_binary(path: Path) -> bool:
+    """Whether a file is no text: a NUL in its first KiB. Raises DataError where it cannot be read."""
+    return b"\0" in _head(path)
+
+
 def _head(path: Path) -> bytes:
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             return file.read(_HEAD)
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"data source {str(path)!r}: cannot be read: {error}") from None

@@ -1,18 +1,19 @@
 """Token files: a text as a memory-mapped array of tokens, with a manifest that says what it is.
 
-``tokens.bin`` holds one byte a token, ``manifest.json`` where the text came from, its digest and how it is
-split. The manifest is written last: where there is none, there is no token file.
+``tokens.bin`` holds one, two or four bytes a token, as the vocabulary needs, ``tokenizer.json`` a byte-pair
+encoding where the tokens are not bytes or bases, and ``manifest.json`` where the text came from, its digest
+and how it is split. The manifest is written last: where there is none, there is no token file.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,12 @@ from quatrain._files import replacing, sha256_of, write_atomic
 from quatrain.config.check import check
 from quatrain.config.schema import from_dict, to_dict
 from quatrain.data.corpus import STDIN, Corpus, find
+from quatrain.data.tokenizer import JSON, Bytes, Tokenizer, read_json, rebuild
 from quatrain.errors import ConfigError, DataError
 
 TOKENS, MANIFEST, VERSION = "tokens.bin", "manifest.json", 1
 FRACTIONS = (0.85, 0.05, 0.10)
+Tokens = NDArray[np.unsignedinteger[Any]]
 Part = Literal["train", "valid", "test"]
 
 
@@ -41,6 +44,7 @@ class _Manifest:
     bytes: int
     tokens: int
     vocab: int
+    tokenizer: Literal["bytes", "dna", "bpe"] = "bytes"
     fractions: tuple[float, ...]
     digest: str
 
@@ -48,12 +52,12 @@ class _Manifest:
 class TokenFile:
     """A prepared text; `prepare` makes one and `TokenFile.open` finds it again.
 
-    ``tokens`` is a read-only memory-mapped array ``(tokens,)`` of uint8: reading costs memory only for the
-    pages that are touched. ``manifest`` is the content of the manifest, ``digest`` the SHA-256 of the tokens
-    in hex.
+    ``tokens`` is a read-only memory-mapped array ``(tokens,)`` of uint8, uint16 or uint32: reading costs
+    memory only for the pages that are touched. ``manifest`` is the content of the manifest, ``digest`` the
+    SHA-256 of the tokens in hex.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], tokens: NDArray[np.uint8]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], tokens: Tokens) -> None:
         self.path = path
         self.manifest = manifest
         self.tokens = tokens
@@ -75,14 +79,16 @@ class TokenFile:
         if not binary.is_file():
             raise DataError(f"{binary}: is missing; delete {path} to prepare the text again")
         size = binary.stat().st_size
-        if size != manifest.tokens:
-            what = "truncated" if size < manifest.tokens else "not the one of its manifest"
-            raise DataError(f"{binary}: is {what}: has {size} bytes, must have {manifest.tokens}")
+        kind = dtype_of(manifest.vocab)
+        must = manifest.tokens * kind.itemsize
+        if size != must:
+            what = "truncated" if size < must else "not the one of its manifest"
+            raise DataError(f"{binary}: is {what}: has {size} bytes, must have {must}")
         if verify and sha256_of(binary) != manifest.digest:
             raise DataError(
                 f"{binary}: was altered: its SHA-256 is not the {manifest.digest[:12]}... of its manifest"
             )
-        return cls(path, to_dict(manifest), np.memmap(binary, dtype=np.uint8, mode="r"))
+        return cls(path, to_dict(manifest), np.memmap(binary, dtype=kind, mode="r"))
 
     @property
     def splits(self) -> dict[str, int]:
@@ -97,7 +103,14 @@ class TokenFile:
         train, valid, test = self.manifest["fractions"]
         return train, valid, test
 
-    def part(self, name: Part) -> NDArray[np.uint8]:
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What made the tokens of the text. Raises DataError where its file is missing or altered."""
+        name = self.manifest["tokenizer"]
+        path = self.path / JSON
+        return read_json(path) if name == "bpe" else rebuild(name, "")
+
+    def part(self, name: Part) -> Tokens:
         """A view of a part: training tokens come first in the text, then validation, test tokens last."""
         ranges = _ranges(len(self.tokens), self.fractions)
         check(name in ranges, "part", name, "must be train, valid or test")
@@ -105,14 +118,19 @@ class TokenFile:
         return self.tokens[start:stop]
 
 
-def prepare(source: str, out_dir: str | Path, fractions: Sequence[float] = FRACTIONS) -> TokenFile:
+def prepare(
+    source: str,
+    out_dir: str | Path,
+    fractions: Sequence[float] = FRACTIONS,
+    make: Callable[[Corpus], Tokenizer] | None = None,
+) -> TokenFile:
     """Make the token file of ``source`` (see `corpus.find`) in ``out_dir``, or take the one there.
 
-    A token is a byte. The text is copied in pieces, so memory does not grow with its size. An existing token
-    file is used when the source still has its digest, which takes one reading of the source; stdin that
-    brings nothing, or is a terminal, is taken to be the text of before, so that a run from a pipe can go on
-    without it. Test and validation parts are the last ``floor(fraction * tokens)`` tokens and those before
-    them.
+    A token is a byte, or what ``make`` makes of the corpus: a tokenizer. The text is copied in pieces,
+    so memory does not grow with its size. An existing token file is used
+    when the source still has its digest, which takes one reading of the source; stdin that brings nothing, or
+    is a terminal, is taken to be the text of before, so that a run from a pipe can go on without it. Test and
+    validation parts are the last ``floor(fraction * tokens)`` tokens and those before them.
 
     Raises DataError where the source is missing, empty or unreadable, or is not the text in ``out_dir``;
     ConfigError for fractions that are no split; OSError where ``out_dir`` cannot be written. A failure leaves
@@ -129,10 +147,11 @@ def prepare(source: str, out_dir: str | Path, fractions: Sequence[float] = FRACT
     first = next(chunks, b"")
     if not first:
         raise DataError(f"data source {source!r}: is empty ({corpus.description})")
+    tokenizer = make(corpus) if make else Bytes()
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
-        return _write(out, corpus, chain([first], chunks), split)
+        return _write(out, corpus, chain([first], chunks), split, tokenizer)
     except BaseException:
         with suppress(OSError):
             for folder in made:
@@ -140,21 +159,42 @@ def prepare(source: str, out_dir: str | Path, fractions: Sequence[float] = FRACT
         raise
 
 
-def _write(out: Path, corpus: Corpus, chunks: Iterator[bytes], split: tuple[float, ...]) -> TokenFile:
-    size, hasher = 0, sha256()
-    with replacing(out / TOKENS) as file:
+def dtype_of(vocab: int) -> "np.dtype[Any]":
+    """The smallest numbers that hold all tokens."""
+    return np.dtype("u1" if vocab <= 2**8 else "<u2" if vocab <= 2**16 else "<u4")
+
+
+def _write(
+    out: Path, corpus: Corpus, chunks: Iterator[bytes], split: tuple[float, ...], tokenizer: Tokenizer
+) -> TokenFile:
+    size, count, hasher, kind = 0, 0, sha256(), dtype_of(tokenizer.vocab)
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
         for chunk in chunks:
-            file.write(chunk)
-            hasher.update(chunk)
             size += len(chunk)
+            yield chunk
+
+    with replacing(out / TOKENS) as file:
+        try:
+            for tokens in tokenizer.encode(counted()):
+                written = np.ascontiguousarray(tokens, dtype=kind).tobytes()
+                file.write(written)
+                hasher.update(written)
+                count += len(tokens)
+        except DataError as error:
+            raise DataError(f"data source {corpus.source!r}: {error}") from None
+    if tokenizer.json:
+        write_atomic(out / JSON, tokenizer.json)
     manifest = _Manifest(
         name=corpus.name,
         source=corpus.source,
         description=corpus.description,
         files=len(corpus.files),
         bytes=size,
-        tokens=size,
-        vocab=256,
+        tokens=count,
+        vocab=tokenizer.vocab,
+        tokenizer=cast(Any, tokenizer.name),
         fractions=split,
         digest=hasher.hexdigest(),
     )
@@ -162,6 +202,7 @@ def _write(out: Path, corpus: Corpus, chunks: Iterator[bytes], split: tuple[floa
         write_atomic(out / MANIFEST, json.dumps(to_dict(manifest), indent=2, ensure_ascii=True) + "\n")
     except BaseException:
         (out / TOKENS).unlink(missing_ok=True)
+        (out / JSON).unlink(missing_ok=True)
         raise
     return TokenFile.open(out)
 
@@ -175,9 +216,16 @@ def _reuse(there: TokenFile, corpus: Corpus, split: tuple[float, ...]) -> TokenF
     if corpus.source == STDIN and sys.stdin.isatty():
         return there
     hasher, size = sha256(), 0
-    for chunk in corpus.chunks():
-        hasher.update(chunk)
-        size += len(chunk)
+    wanted = there.tokenizer
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
+        for chunk in corpus.chunks():
+            size += len(chunk)
+            yield chunk
+
+    for tokens in wanted.encode(counted()):
+        hasher.update(np.ascontiguousarray(tokens, dtype=dtype_of(wanted.vocab)).tobytes())
     gone = size == 0 and not corpus.repeatable
     if not gone and hasher.hexdigest() != there.digest:
         here = f"{size} bytes with digest {hasher.hexdigest()[:12]}"

@@ -18,6 +18,7 @@ from quatrain.model.lm import LanguageModel
 from quatrain.model.loss import IGNORE
 
 Tokens = npt.NDArray[np.integer[Any]]
+Sizes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 Window = tuple[
     int, int, int
 ]  # inputs tokens[start:end]; the targets of the first `skip` of them are not scored
@@ -32,8 +33,8 @@ class Score:
         tokens: number of scored tokens.
         total_tokens: number of tokens that could have been scored; more than ``tokens`` where a limit or
             sampling left some out.
-        bytes: bytes that the scored tokens stand for; 0 where tokens are not bytes (vocabulary other than
-            256).
+        bytes: bytes that the scored tokens stand for; 0 where that is not known.
+        characters: characters of UTF-8 that begin in them; 0 where that is not known.
         seconds: time it took.
         context: what each token was predicted from, in words.
     """
@@ -44,11 +45,17 @@ class Score:
     bytes: int
     seconds: float
     context: str
+    characters: int = 0
 
     @property
     def bits_per_byte(self) -> float:
-        """nats * tokens / (ln 2 * bytes); NaN where tokens are not bytes."""
+        """nats * tokens / (ln 2 * bytes); NaN where the bytes are not known."""
         return self.nats * self.tokens / (log(2) * self.bytes) if self.bytes else nan
+
+    @property
+    def bits_per_character(self) -> float:
+        """nats * tokens / (ln 2 * characters); NaN where the characters are not known."""
+        return self.nats * self.tokens / (log(2) * self.characters) if self.characters else nan
 
     @property
     def perplexity(self) -> float:
@@ -57,7 +64,13 @@ class Score:
 
 
 def evaluate(
-    model: LanguageModel, tokens: Tokens, *, chunk: int = 1024, batch: int = 1, limit: float = inf
+    model: LanguageModel,
+    tokens: Tokens,
+    *,
+    chunk: int = 1024,
+    batch: int = 1,
+    limit: float = inf,
+    sizes: Sizes | None = None,
 ) -> Score:
     """Score every token but the first, reading with carried state, at any length.
 
@@ -78,6 +91,8 @@ def evaluate(
         batch: streams or windows side by side, 1 <= batch.
         limit: number of tokens to score at most; from the start of every stream, or whole windows spread
             evenly.
+        sizes: bytes and characters of each token, two ``(V,)`` (`quatrain.data.tokenizer.measures`); absent:
+            bytes are known where there are 256 tokens.
 
     Raises:
         DataError: tokens are no (N,) integers, or fewer than 2.
@@ -93,19 +108,19 @@ def evaluate(
     if _state_grows(model):
         check(chunk >= 2, "chunk", chunk, "must be at least 2 for a model whose state grows with time")
         windows = _spread(_overlapping(total, chunk), limit)
-        nats, count = _score_windows(model, tokens, windows, batch)
+        tally = _score_windows(model, tokens, windows, batch, sizes)
         context = (
             f"windows of {chunk} tokens; each token sees at least {chunk // 2} before it, or all there are"
         )
     else:
         check(chunk >= 1, "chunk", chunk, "must be at least 1")
-        nats, count = _score_streams(model, tokens, chunk, min(batch, total), limit)
+        tally = _score_streams(model, tokens, chunk, min(batch, total), limit, sizes)
         context = (
             "all tokens before it"
             if batch == 1
             else f"all tokens before it in one of {min(batch, total)} streams"
         )
-    return _score(model, nats, count, total, perf_counter() - start, context)
+    return tally.score(total, perf_counter() - start, context)
 
 
 def evaluate_windows(
@@ -134,9 +149,9 @@ def evaluate_windows(
     slots = total // sequence
     chosen = np.sort(np.random.default_rng(seed).permutation(slots)[:count])
     windows = [(int(slot) * sequence, (int(slot) + 1) * sequence, 0) for slot in chosen]
-    nats, scored = _score_windows(model, tokens, windows, batch)
+    tally = _score_windows(model, tokens, windows, batch, None)
     context = f"windows of {sequence} tokens, each from an empty state"
-    return _score(model, nats, scored, total, perf_counter() - start, context)
+    return tally.score(total, perf_counter() - start, context)
 
 
 def _check(tokens: Tokens, *, batch: int, limit: float) -> None:
@@ -154,46 +169,61 @@ def _state_grows(model: LanguageModel) -> bool:
     return model.state_bytes(1, 2**41) > model.state_bytes(1, 2**40)
 
 
-def _score(model: LanguageModel, nats: float, count: int, total: int, seconds: float, context: str) -> Score:
-    return Score(nats / count, count, total, count if model.config.vocab == 256 else 0, seconds, context)
+class _Tally:
+    """Sums over scored tokens: nats, and what the tokens stand for."""
+
+    def __init__(self, model: LanguageModel, sizes: Sizes | None) -> None:
+        self.nats, self.count, self.bytes, self.characters = 0.0, 0, 0, 0
+        self._sizes = sizes
+        self._is_bytes = sizes is None and model.config.vocab == 256
+
+    def add(self, targets: Tensor, mean: Tensor) -> None:
+        """A batch whose mean loss is ``mean``; -100 among the targets is not scored."""
+        valid = targets[targets != IGNORE]
+        self.nats += mean.item() * len(valid)
+        self.count += len(valid)
+        if self._sizes is not None:
+            sizes, starts = self._sizes
+            self.bytes += int(sizes[valid.numpy()].sum())
+            self.characters += int(starts[valid.numpy()].sum())
+
+    def score(self, total: int, seconds: float, context: str) -> Score:
+        known = self.count if self._is_bytes else self.bytes
+        return Score(self.nats / self.count, self.count, total, known, seconds, context, self.characters)
 
 
 def _score_streams(
-    model: LanguageModel, tokens: Tokens, chunk: int, batch: int, limit: float
-) -> tuple[float, int]:
-    """Sum of nats and number of tokens of ``batch`` streams with carried state."""
+    model: LanguageModel, tokens: Tokens, chunk: int, batch: int, limit: float, sizes: Sizes | None
+) -> _Tally:
+    """``batch`` streams with carried state."""
     total = len(tokens) - 1
     length = -(-total // batch)
     starts = range(0, total, length)  # rounding up can leave fewer streams than asked for
     read = length if limit == inf else min(length, max(1, int(limit) // len(starts)))
-    nats, count = 0.0, 0
+    tally = _Tally(model, sizes)
     state: State | None = None
     with evaluating(model), torch.no_grad():
         for at in range(0, read, chunk):
             end = min(at + chunk, read)
             windows = [(start + at, min(start + end, total), 0) for start in starts]
             inputs, targets = _load(tokens, windows, end - at)
-            scored = int((targets != IGNORE).sum())
             mean, state = model.loss(inputs.to(model.device), targets.to(model.device), state)
-            nats += mean.item() * scored
-            count += scored
-    return nats, count
+            tally.add(targets, mean)
+    return tally
 
 
 def _score_windows(
-    model: LanguageModel, tokens: Tokens, windows: list[Window], batch: int
-) -> tuple[float, int]:
-    """Sum of nats and number of scored tokens of windows that each start from an empty state."""
-    nats, count = 0.0, 0
+    model: LanguageModel, tokens: Tokens, windows: list[Window], batch: int, sizes: Sizes | None
+) -> _Tally:
+    """Windows that each start from an empty state."""
+    tally = _Tally(model, sizes)
     with evaluating(model), torch.no_grad():
         for at in range(0, len(windows), batch):
             rows = windows[at : at + batch]
             inputs, targets = _load(tokens, rows, max(end - start for start, end, _ in rows))
-            scored = int((targets != IGNORE).sum())
             mean, _ = model.loss(inputs.to(model.device), targets.to(model.device), keep_state=False)
-            nats += mean.item() * scored
-            count += scored
-    return nats, count
+            tally.add(targets, mean)
+    return tally
 
 
 def _overlapping(total: int, chunk: int) -> list[Window]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quatrain.config.check import check
+from quatrain.data.tokenizer import Bytes, Tokenizer
 from quatrain.errors import DataError, StateError
 from quatrain.infer._decoder import Decoder
 from quatrain.infer._mode import evaluating
@@ -130,8 +131,9 @@ def generate(
     sampling: Sampling | None = None,
     stop: tuple[str, ...] = (),
     chunk: int = 512,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[Piece]:
-    """Stream the text with which a byte model continues a prompt.
+    """Stream the text with which a language model continues a prompt.
 
     Characters appear when their last byte is there (bytes that form none as U+FFFD); text that may be the
     beginning of a stop string is held back, and generation ends before the first stop string, which is never
@@ -139,34 +141,48 @@ def generate(
     mode, afterwards as before.
 
     Args:
-        prompt: text (as UTF-8), bytes, or byte values; at least one.
+        prompt: text (as UTF-8), bytes, or tokens; at least one.
         max_tokens: tokens to draw at most, at least 1.
         sampling: see `Sampling`; absent: its defaults.
         stop: strings that end the text.
         chunk: tokens of the prompt read at a time.
+        tokenizer: what the model's tokens are; absent: bytes.
 
     Yields:
         `Piece`; the last one has `Stats`.
 
     Raises:
         DataError: the prompt is empty.
-        ConfigError: max_tokens or chunk < 1, an empty stop string, or a model whose tokens are not bytes.
+        ConfigError: max_tokens or chunk < 1, an empty stop string, or a model with other tokens than the
+            tokenizer.
         ShapeError: a value of the prompt is outside [0, 256).
         DivergedError: the model gives NaN.
 
     Cost: one forward pass over the prompt, one `step` per token.
     """
     check(max_tokens >= 1, "max_tokens", max_tokens, "must be at least 1")
+    vocab = model.config.vocab
+    if tokenizer is None:
+        check(
+            vocab == 256, "model.vocab", vocab, "must be 256: only byte models give text without a tokenizer"
+        )
+        tokenizer = Bytes()
     check(
-        model.config.vocab == 256,
-        "model.vocab",
-        model.config.vocab,
-        "must be 256: only byte models give text",
+        tokenizer.vocab <= vocab, "model.vocab", vocab, f"must be at least {tokenizer.vocab}, the tokenizer's"
     )
     stops = StopStrings(stop)
-    tokens = prompt.encode() if isinstance(prompt, str) else prompt
+    tokens = _encoded(prompt, tokenizer)
     _check(tokens, chunk)
-    return _stream(model, tokens, max_tokens, sampling if sampling is not None else Sampling(), stops, chunk)
+    drawn = sampling if sampling is not None else Sampling()
+    return _stream(model, tokens, max_tokens, drawn, stops, chunk, tokenizer.spelled)
+
+
+def _encoded(prompt: str | bytes | Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
+    if isinstance(prompt, str):
+        prompt = prompt.encode()
+    if not isinstance(prompt, bytes):
+        return prompt
+    return [int(token) for piece in tokenizer.encode([prompt]) for token in piece]
 
 
 def _stream(
@@ -176,12 +192,13 @@ def _stream(
     sampling: Sampling,
     stops: StopStrings,
     chunk: int,
+    spelled: list[bytes],
 ) -> Iterator[Piece]:
     with evaluating(model):
         decoder = Utf8Stream()
         continuation = Continuation(model, prompt, sampling, chunk)
         for token in continuation:
-            text = stops.push(decoder.push(bytes((token,))))
+            text = stops.push(decoder.push(spelled[token] if token < len(spelled) else b""))
             if stops.found or continuation.new_tokens == max_tokens:
                 break
             if text:

@@ -88,7 +88,7 @@ class Kernels:
     def _handle(self) -> int:
         """The driver's number of the device, found by its identity: the two may be ordered differently."""
         handle = ctypes.c_int()
-        bus: Any = torch.cuda.get_device_properties(self._device)  # older stubs lack the numbers
+        bus: Any = torch.cuda.get_device_properties(self._device)
         name = f"{bus.pci_domain_id:04x}:{bus.pci_bus_id:02x}:{bus.pci_device_id:02x}.0"
         if self._driver.cuDeviceGetByPCIBusId(ctypes.byref(handle), name.encode()):
             self._check(self._driver.cuDeviceGet(ctypes.byref(handle), self._device))

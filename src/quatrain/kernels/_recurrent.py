@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quatrain.kernels import _core
+from quatrain.kernels import _core, _pool
 from quatrain.kernels._autograd import no_autocast
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._op import Arguments
@@ -25,6 +25,8 @@ class Kind(NamedTuple):
     states: bool = True  # h_t are needed
 
 
+_APART = 16  # numbers between rows: rows a power of two of bytes apart share one set of every cache
+
 RNN = Kind("rnn", "rnn", 1)
 LSTM = Kind("lstm", "lstm", 4, kept=4, cell=True, states=False)
 GRU = Kind("gru", "gru", 3, kept=4)
@@ -35,8 +37,9 @@ KINDS = {kind.key: kind for kind in (RNN, LSTM, GRU, GRU_BEFORE)}
 _FIELDS = (
     "dtype", "threads", "variant", "batch", "time", "width", "sequences", "lengths", "first",
     "order", "x", "x_row", "x_step", "weight", "bias", "h0", "c0", "y", "h", "c", "gates", "cells",
-    "inner", "states", "states_row", "dy", "dy_row", "dy_step", "dh", "dc", "dx", "dx_row",
-    "dx_step", "dh0", "dc0", "dinner", "callback", "chunk", "in_weight", "in_bias", "in_width",
+    "inner", "gates_row", "cells_row", "states", "states_row", "dy", "dy_row", "dy_step", "dh",
+    "dc", "dx", "dx_row", "dx_step", "dh0", "dc0", "dinner", "dinner_row", "dinner_step",
+    "callback", "chunk", "in_weight", "in_bias", "in_width",
 )  # fmt: skip
 
 
@@ -146,8 +149,8 @@ def layout(
         y,
         state,
         state if kind.cell else None,
-        ((batch, time, kind.kept, padded), wide) if keep and kind.kept else None,
-        ((batch, time, padded), wide) if keep and kind.cell else None,
+        ((batch * time, kind.kept * padded + _APART), wide) if keep and kind.kept else None,
+        ((batch * time, padded + _APART), wide) if keep and kind.cell else None,
         y if keep and kind is GRU_BEFORE else None,
         ((batch, time, padded), wide) if keep and kind.states and x.dtype != wide else None,
     )
@@ -156,8 +159,7 @@ def layout(
 def new_saved(kind: Kind, x: Tensor, width: int, cu_seqlens: Tensor | None, keep: bool) -> Saved:
     """Memory for the results, and for what a backward pass needs if it is to be kept."""
     y, h, c, gates, cells, inner, states = (
-        None if one is None else x.new_empty(one[0], dtype=one[1])
-        for one in layout(kind, x, width, cu_seqlens, keep)
+        None if one is None else _pool.empty(*one) for one in layout(kind, x, width, cu_seqlens, keep)
     )
     assert y is not None
     assert h is not None
@@ -166,8 +168,11 @@ def new_saved(kind: Kind, x: Tensor, width: int, cu_seqlens: Tensor | None, keep
 
 def saved_fields(saved: Saved) -> dict[str, Any]:
     """The fields of results and kept tensors."""
-    states = saved.states
-    return saved._asdict() | {"states_row": 0 if states is None else states.shape[2]}
+    rows = {
+        f"{name}_row": 0 if x is None else x.shape[-1]
+        for name, x in (("gates", saved.gates), ("cells", saved.cells), ("states", saved.states))
+    }
+    return saved._asdict() | rows
 
 
 def forward(
@@ -233,20 +238,19 @@ def backward(
     y, width, wide = saved.y, weight.shape[1], wide_dtype(saved.y.dtype)
     ranks = rank(y, lengths, cu_seqlens)
     dy, matrix = dense_rows(dy), weight.to(y.dtype).contiguous()
-    fields = common(kind, y, matrix, ranks, variant)
+    fields = common(kind, y, matrix, ranks, variant) | saved_fields(saved)
     batch, time, sequences = *y.shape[:2], fields["sequences"]
-    full = y.new_empty if lengths is None else y.new_zeros
-    dx = full(batch, time, kind.gates * width)
-    dinner = full(batch, time, width) if kind is GRU else None
+    dx = _pool.empty((batch, time, kind.gates * width), y.dtype)
+    dinner = _pool.empty((batch, time, width), y.dtype) if kind is GRU else None
+    if lengths is not None:
+        dx.zero_()
+        if dinner is not None:
+            dinner.zero_()
     dh0, dc0 = y.new_empty(2, sequences, width, dtype=wide).unbind(0)
     start = None if h0 is None else h0.to(wide).contiguous()
     fields |= {
         "h0": start,
         "c0": None if c0 is None else c0.to(wide).contiguous(),
-        "gates": saved.gates,
-        "cells": saved.cells,
-        "states": saved.states,
-        "states_row": 0 if saved.states is None else saved.states.shape[2],
         "dy": dy,
         "dy_row": dy.stride(0),
         "dy_step": dy.stride(1),
@@ -258,6 +262,8 @@ def backward(
         "dh0": dh0,
         "dc0": dc0,
         "dinner": dinner,
+        "dinner_row": time * width,
+        "dinner_step": width,
     }
     run(f"qt_{kind.name}_backward", fields)
     with no_autocast(dy):
@@ -270,7 +276,7 @@ def backward(
 
 def _h_before(y: Tensor, h0: Tensor | None, ranks: Ranks | None) -> Tensor:
     """(B T, D): for every position the state before it, as operand of the product."""
-    before = torch.empty_like(y)
+    before = _pool.empty(tuple(y.shape), y.dtype)
     flat = before.view(-1, y.shape[2])
     flat[1:] = y.view_as(flat)[:-1]
     if ranks is None:

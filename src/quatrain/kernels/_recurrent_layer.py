@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quatrain.kernels import _core
+from quatrain.kernels import _core, _pool
 from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._recurrent import (
@@ -168,6 +168,35 @@ class _Chunks:
             raise self._error
 
 
+def _buffer(x: Tensor, columns: int) -> Tensor:
+    """(rows, columns) for the steps of one chunk, row t B + b, a little apart for the cache's sake."""
+    rows = min(_ROWS, x.shape[0] * x.shape[1]) + x.shape[0]
+    apart = 64 // x.element_size()
+    return _pool.empty((rows, columns + apart), x.dtype)[:, :columns]
+
+
+class _Part:
+    """The rows t B + b of some steps of ``x (B, T, F)``: in one buffer, or x itself where B is 1."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+        self._buffer = None if len(x) == 1 else _buffer(x, x.shape[2])
+
+    def rows(self, first: int, steps: int) -> Tensor:
+        """(steps B, F); overwritten by the next call."""
+        part = self._x[:, first : first + steps]
+        if self._buffer is None:
+            return part[0]
+        rows = self._buffer[: steps * len(part)]
+        rows.view(steps, len(part), -1).copy_(part.transpose(0, 1))
+        return rows
+
+
+def _strides(name: str, buffer: Tensor, batch: int) -> dict[str, Any]:
+    row = buffer.stride(0)
+    return {name: buffer, f"{name}_row": row, f"{name}_step": batch * row}
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -186,11 +215,11 @@ class _Layer(torch.autograd.Function):
         x, weight, wide = dense_rows(x), weight.contiguous(), wide_dtype(x.dtype)
         (batch, time), columns = x.shape[:2], in_weight.shape[0]
         saved = new_saved(kind, x, weight.shape[1], None, keep)
-        matrix, buffer = in_weight.T, x.new_empty(min(_ROWS, batch * time) + batch, columns)
+        matrix, drive, part = in_weight.T, _buffer(x, columns), _Part(x)
 
         def project(first: int, steps: int) -> None:
-            rows = x[:, first : first + steps].reshape(batch * steps, -1)
-            out = buffer[: batch * steps]
+            rows = part.rows(first, steps)
+            out = drive[: batch * steps]
             if in_bias is None:
                 torch.mm(rows, matrix, out=out)
             else:
@@ -199,7 +228,7 @@ class _Layer(torch.autograd.Function):
         chunks = _Chunks(batch, time, project)
         starts = [None if s is None else s.to(wide).contiguous() for s in (bias, h0, c0)]
         fields = common(kind, x, weight, None, variant) | saved_fields(saved)
-        fields |= dict(zip(("bias", "h0", "c0"), starts, strict=True)) | {"x": buffer}
+        fields |= dict(zip(("bias", "h0", "c0"), starts, strict=True)) | _strides("x", drive, batch)
         with no_autocast(x):
             chunks.run(f"qt_{kind.name}_forward", fields)
         if keep:
@@ -229,11 +258,11 @@ class _Layer(torch.autograd.Function):
             "dy_step": dy.stride(1),
             "dh": dh.contiguous(),
             "dc": None if dc is None else dc.contiguous(),
-            "dx": sums.dx,
             "dh0": dh0,
             "dc0": dc0,
-            "dinner": sums.dinner,
-        }
+        } | _strides("dx", sums.dx, len(y))
+        if sums.dinner is not None:
+            fields |= _strides("dinner", sums.dinner, len(y))
         with no_autocast(y):
             _Chunks(len(y), y.shape[1], sums.add).run(f"qt_{kind.name}_backward", fields)
         return (
@@ -267,14 +296,16 @@ class _Sums:
         h0: Tensor | None,
         needed: tuple[bool, ...],
     ) -> None:
-        self._kind, self._saved, self._x, self._in_weight, self._h0 = kind, saved, x, in_weight, h0
-        self._batch, time, width = saved.y.shape
-        rows, wide = min(_ROWS, self._batch * time) + self._batch, wide_dtype(x.dtype)
-        self.dx = x.new_empty(rows, kind.gates * width)
-        self.dinner = x.new_empty(rows, width) if kind is GRU else None
-        self._h = x.new_empty(rows, width)
-        self.of_x = torch.empty_like(x) if needed[2] else None
-        self.of_in_weight, self.of_weight = (torch.zeros_like(w, dtype=wide) for w in (in_weight, weight))
+        self._kind, self._saved, self._x, self._in_weight, self._h0 = kind, saved, _Part(x), in_weight, h0
+        self._batch, _, width = saved.y.shape
+        wide = wide_dtype(x.dtype)
+        self.dx = _buffer(x, kind.gates * width)
+        self.dinner = _buffer(x, width) if kind is GRU else None
+        self._h = _buffer(x, width)
+        self.of_x = _pool.empty(tuple(x.shape), x.dtype) if needed[2] else None
+        self.of_in_weight, self.of_weight = (
+            _pool.empty(tuple(w.shape), wide).zero_() for w in (in_weight, weight)
+        )
         self.of_in_bias = x.new_zeros(kind.gates * width, dtype=wide)
         self.of_bias = x.new_zeros(width, dtype=wide)
 
@@ -283,16 +314,16 @@ class _Sums:
         count, batch = self._batch * steps, self._batch
         dx = self.dx[:count]
         if self.of_x is not None:
-            out = self.of_x[:, first : first + steps]
+            out = self.of_x[:, first : first + steps].transpose(0, 1)
             if batch == 1:
-                torch.mm(dx, self._in_weight, out=out[0])
+                torch.mm(dx, self._in_weight, out=out[:, 0])
             else:
-                out.copy_((dx @ self._in_weight).view(batch, steps, -1))
-        rows = self._x[:, first : first + steps].reshape(count, -1)
+                out.copy_((dx @ self._in_weight).view(steps, batch, -1))
+        rows = self._x.rows(first, steps)
         _add_product(self.of_in_weight, dx, rows)
         self.of_in_bias += dx.sum(0, dtype=self.of_in_bias.dtype)
-        h, inner, width = self._h[:count], None, self._h.shape[1]
-        self._put_h_before(h.view(batch, steps, -1), first)
+        h, width = self._h[:count], self._h.shape[1]
+        self._put_h_before(h.view(steps, batch, -1), first)
         if self._kind.gates != 3:
             _add_product(self.of_weight, dx, h)
             return
@@ -303,17 +334,17 @@ class _Sums:
             self.of_bias += dinner.sum(0, dtype=self.of_bias.dtype)
         else:
             assert self._saved.inner is not None
-            inner = self._saved.inner[:, first : first + steps].reshape(count, -1)
+            inner = _Part(self._saved.inner).rows(first, steps)
             _add_product(self.of_weight[2 * width :], dx[:, 2 * width :], inner)
 
     def _put_h_before(self, h: Tensor, first: int) -> None:
         """The states before steps [first, first + steps), as operands of the product."""
-        y = self._saved.y
+        y = self._saved.y.transpose(0, 1)
         if first > 0:
-            h.copy_(y[:, first - 1 : first - 1 + h.shape[1]])
+            h.copy_(y[first - 1 : first - 1 + len(h)])
             return
-        h[:, 1:] = y[:, : h.shape[1] - 1]
-        h[:, 0] = 0 if self._h0 is None else self._h0
+        h[1:] = y[: len(h) - 1]
+        h[0] = 0 if self._h0 is None else self._h0
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -64,7 +64,7 @@ def main() -> None:
     before = _machine.memory_bytes()
     watch = _Watch()
     with suppress(_Enough):
-        train(config, Path(task["out"]), watch, tokens=tokens, threads=task["threads"])
+        train(config, Path(task["out"]), watch, data=tokens, threads=task["threads"])
     step = watch.step()
     # A forward pass is about a third of a step; where the run was cut short, that has to do.
     forward = watch.look / watch.look_tokens if watch.look else step / config.train.batch_tokens / 3

@@ -18,7 +18,9 @@ import torch
 
 from quatrain.config.check import check
 from quatrain.config.schema import from_dict, to_dict
+from quatrain.data.recognise import recognise
 from quatrain.data.tokens import prepare
+from quatrain.errors import DataError
 from quatrain.lab import calibrate, evaluation, machine, plan, search
 from quatrain.lab.clock import Clock
 from quatrain.lab.config import CompareConfig
@@ -70,6 +72,9 @@ def compare(
     check(threads is None or threads >= 1, "threads", threads, "must be at least 1")
     tell = events or (lambda row: None)
     with run_dir.claimed(out, config):
+        found = recognise(config.data)
+        if found.task != "lm":
+            raise DataError(f"data source {config.data.source!r}: is {found.says}; compare reads texts only")
         tokens = prepare(config.data.source, out / run_dir.DATA, config.data.fractions)
         task = TextTask(config, tokens)
         wanted = threads or torch.get_num_threads()

@@ -6,8 +6,8 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Annotated
 
+from quatrain.data.config import DataConfig
 from quatrain.errors import ConfigError
-from quatrain.train.config import DataConfig
 
 LEAST_STEPS = 20  # of a run; below, it is all warm-up
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384)

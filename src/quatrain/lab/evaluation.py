@@ -33,7 +33,9 @@ def trained(out: Path, outcome: Row) -> LanguageModel | None:
     """The model with the lowest validation loss of a run; None where the run diverged."""
     if outcome["status"] != "ok":
         return None
-    return checkpoint.load(out / outcome["run"] / "checkpoints" / f"step-{outcome['best_step']:08d}")
+    return checkpoint.load_language_model(
+        out / outcome["run"] / "checkpoints" / f"step-{outcome['best_step']:08d}"
+    )
 
 
 def refuse_leak(model: LanguageModel, sequence: int) -> None:

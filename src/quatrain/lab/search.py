@@ -111,7 +111,7 @@ class Search:
         result: Result | None = None
         try:
             result = train(
-                config, path, follow, stop_at=last, tokens=self.task.tokens, threads=self.plan.threads
+                config, path, follow, stop_at=last, data=self.task.tokens, threads=self.plan.threads
             )
             if not isfinite(result.progress.valid):
                 failed = f"step {last}: the validation loss is {result.progress.valid:g}"

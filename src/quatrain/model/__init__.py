@@ -1,4 +1,4 @@
-"""Backbone, language model, initialisation and counting. Names are imported on use: configs need no torch."""
+"""Backbone, sequence models, initialisation and counting; imported on use: configs need no torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from quatrain.model.init import initialise as initialise
     from quatrain.model.lm import LanguageModel as LanguageModel
     from quatrain.model.loss import chunked_cross_entropy as chunked_cross_entropy
+    from quatrain.model.sequence import SequenceModel as SequenceModel
 
 _PUBLIC = {
     "Backbone": "backbone",
     "Counts": "count",
     "LanguageModel": "lm",
     "ModelConfig": "config",
+    "SequenceModel": "sequence",
     "chunked_cross_entropy": "loss",
     "fit_size": "fit",
     "initialise": "init",
@@ -29,6 +31,7 @@ __all__ = [
     "Counts",
     "LanguageModel",
     "ModelConfig",
+    "SequenceModel",
     "chunked_cross_entropy",
     "fit_size",
     "initialise",

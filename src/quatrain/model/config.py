@@ -7,17 +7,31 @@ from typing import Annotated, Any, Literal
 
 from quatrain.config.check import check
 
+TASK_NAMES = ("lm", "classify", "forecast", "tag", "transcribe")
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of a forecast, beside its mean
+FORECAST_WIDTH = 1 + len(QUANTILES)  # numbers for one value of a forecast
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A stack of mixers between an embedding and a head.
+
+    ``task``, ``channels``, ``outputs`` and ``horizon`` say what goes in and what comes out; the data decides
+    them (see `resolved`). With ``channels`` = 0 a step is one of ``vocab`` tokens, else that many numbers.
 
     ``pattern`` is repeated until there are ``layers`` kinds: ``"s6 s6 attention"`` with 7 layers ends in one
     s6. Sizes that follow from others are properties. Raises ConfigError where a value is out of range, a kind
     is unknown, or two settings contradict each other.
     """
 
+    task: Annotated[
+        Literal["lm", "classify", "forecast", "tag", "transcribe"], "what the head says; set by the data"
+    ] = "lm"
     vocab: Annotated[int, "number of different tokens; 256 for bytes"] = 256
+    channels: Annotated[int, "numbers of one step; 0: a step is a token; set by the data"] = 0
+    outputs: Annotated[int, "numbers the head gives; 0: the vocabulary; set by the data"] = 0
+    horizon: Annotated[int, "steps that a forecast reaches; set by the data"] = 0
+    pool: Annotated[Literal["mean", "max", "last"], "how a class is read from all steps"] = "mean"
     width: Annotated[int, "numbers that describe one token between layers"] = 256
     layers: Annotated[int, "number of mixers, one after the other"] = 4
     pattern: Annotated[str, "kinds of mixers, separated by spaces, repeated until there are enough"] = "s6"
@@ -41,6 +55,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "layers"):
             check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
+        for name in ("channels", "outputs", "horizon"):
+            check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "must be 0 or more")
+        check(self.task in TASK_NAMES, "model.task", self.task, f"must be one of {', '.join(TASK_NAMES)}")
+        check(self.pool in ("mean", "max", "last"), "model.pool", self.pool, "must be one of mean, max, last")
+        self._check_task()
         ratio = self.mlp_ratio
         check(ratio > 0 and isfinite(ratio), "model.mlp_ratio", ratio, "must be positive and finite")
         check(0 <= self.dropout < 1, "model.dropout", self.dropout, "is a probability in [0, 1)")
@@ -59,6 +78,21 @@ class ModelConfig:
         self._check_pattern()
         object.__setattr__(self, "mixer", {kind: dict(values) for kind, values in self.mixer.items()})
         self._check_mixers()
+
+    def _check_task(self) -> None:
+        if self.task == "lm":
+            for name in ("channels", "outputs", "horizon"):
+                check(
+                    getattr(self, name) == 0, f"model.{name}", getattr(self, name), "is 0 in a language model"
+                )
+            return
+        check(self.outputs >= 1, "model.outputs", self.outputs, f"must be at least 1 for task {self.task}")
+        if self.task == "forecast":
+            check(self.horizon >= 1, "model.horizon", self.horizon, "must be at least 1 in a forecast")
+            each = self.horizon * FORECAST_WIDTH
+            proper = self.outputs % each == 0 and 1 <= self.outputs // each <= self.channels
+            rule = f"must be a multiple of model.horizon x {FORECAST_WIDTH} for 1 to {self.channels} channels"
+            check(proper, "model.outputs", self.outputs, rule)
 
     def _check_pattern(self) -> None:
         from quatrain.mixers import MIXERS, did_you_mean
@@ -96,6 +130,21 @@ class ModelConfig:
         if abs(exact - round(exact)) < 1e-6:
             return max(1, round(exact))
         return max(8, 8 * round(exact / 8))
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether the head is the embedding: it gives next tokens only."""
+        return self.tied and self.task == "lm"
+
+    @property
+    def head_outputs(self) -> int:
+        """Numbers that the head gives for one vector: the vocabulary, or what the task needs."""
+        return self.vocab if self.task == "lm" else self.outputs
+
+    @property
+    def target_channels(self) -> int:
+        """Channels that a forecast is made of, the first ones of the input."""
+        return self.outputs // (self.horizon * FORECAST_WIDTH) if self.horizon else 0
 
     def mixer_config(self, kind: str) -> Any:
         """The config of the mixers of one kind. Raises ConfigError for an unknown or wrong setting."""

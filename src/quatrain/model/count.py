@@ -9,7 +9,7 @@ from quatrain.model.config import ModelConfig
 from quatrain.model.fit import fit_size
 
 if TYPE_CHECKING:
-    from quatrain.model.lm import LanguageModel
+    from quatrain.model.sequence import SequenceModel
 
 __all__ = ["Counts", "fit_size", "parameters"]
 
@@ -19,7 +19,7 @@ class Counts:
     """Parameters of a model, each stored number once.
 
     Attributes:
-        embedding: what grows with the vocabulary: embedding, and the head where it is not tied.
+        embedding: what the data decides: embedding or input projection, and the head where it is not tied.
         rest: everything else; what a model's size means in a comparison.
     """
 
@@ -32,13 +32,13 @@ class Counts:
         return self.embedding + self.rest
 
 
-def parameters(model: "LanguageModel | ModelConfig") -> Counts:
+def parameters(model: "SequenceModel | ModelConfig") -> Counts:
     """Count a model's parameters, or those that a model of this config would have."""
     if isinstance(model, ModelConfig):
-        from quatrain.model.lm import LanguageModel
+        from quatrain.model.sequence import SequenceModel
 
         with torch.device("meta"):
-            model = LanguageModel(model)
-    tables = [model.embedding.weight] + ([] if model.head is None else [model.head.weight])
-    embedding = sum(table.numel() for table in tables)
+            model = SequenceModel(model)
+    tables = [table for table in (model.embedding, model.head) if table is not None]
+    embedding = sum(parameter.numel() for table in tables for parameter in table.parameters())
     return Counts(embedding, sum(p.numel() for p in model.parameters()) - embedding)

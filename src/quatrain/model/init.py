@@ -5,6 +5,8 @@ first.
   layer the first logits then have std 0.02 sqrt(D), so the first loss is that of a uniform guess (GPT-2). A
   plain stack has no norms to lift so small an input: std 0.1, about the uniform(-0.1, 0.1) of Merity et al.,
   arXiv:1708.02182.
+- Input projection (numbers instead of tokens): as torch's `nn.Linear`, weights and bias. Head of another task
+  than next tokens: as the embedding, bias 0; forecasts begin as persistence, classes as equally likely.
 - Output projections of residual branches: divided by the square root of the number of branches in the whole
   model, so that the variance of the residual stream does not grow with depth (GPT-2; Mamba does the same).
   RNN, LSTM and GRU have no such projection, their outputs are bounded by 1 anyway.
@@ -22,13 +24,13 @@ from torch import nn
 from quatrain.config.check import check
 
 if TYPE_CHECKING:
-    from quatrain.model.lm import LanguageModel
+    from quatrain.model.sequence import SequenceModel
 
 # Names, below a block, of the matrices whose results are added to the residual stream.
 OUTPUTS = ("mixer.out_proj.weight", "mlp.down.weight")
 
 
-def initialise(model: "LanguageModel", seed: int) -> None:
+def initialise(model: "SequenceModel", seed: int) -> None:
     """Draw all weights anew from ``seed``, in place.
 
     Every layer has its own stream of random numbers, drawn on the CPU in the default dtype: the weights do
@@ -48,17 +50,30 @@ def initialise(model: "LanguageModel", seed: int) -> None:
         scale_outputs(model)
 
 
-def initialise_tables(model: "LanguageModel") -> None:
-    """Draw embedding and untied head."""
+def initialise_tables(model: "SequenceModel") -> None:
+    """Draw embedding (or input projection) and untied head."""
     std = 0.02 if model.config.form == "residual" else 0.1
     with torch.no_grad():
         for table in (model.embedding, model.head):
-            if table is not None:
-                drawn = torch.empty(table.weight.shape, device=_drawing_device(table.weight))
-                table.weight.copy_(drawn.normal_(std=std))
+            if table is None:
+                continue
+            drawn = torch.empty(table.weight.shape, device=_drawing_device(table.weight))
+            if table is model.embedding and isinstance(table, nn.Linear):
+                _draw_projection(table, drawn)
+                continue
+            table.weight.copy_(drawn.normal_(std=std))
+            if isinstance(table, nn.Linear) and table.bias is not None:
+                table.bias.zero_()
 
 
-def scale_outputs(model: "LanguageModel") -> None:
+def _draw_projection(table: nn.Linear, drawn: torch.Tensor) -> None:
+    """Uniform in [-1/sqrt(C), 1/sqrt(C)], as torch draws an `nn.Linear`; ``drawn`` is where it is drawn."""
+    bound = table.in_features**-0.5
+    table.weight.copy_(drawn.uniform_(-bound, bound))
+    table.bias.copy_(torch.empty_like(drawn[:, 0]).uniform_(-bound, bound))
+
+
+def scale_outputs(model: "SequenceModel") -> None:
     """Divide the output projections of residual branches by the square root of the number of branches."""
     blocks = model.backbone.blocks
     if model.config.form != "residual":

@@ -5,31 +5,8 @@ from math import isfinite
 from typing import Annotated, Literal
 
 from quatrain.config.check import check
+from quatrain.data.config import DataConfig
 from quatrain.model.config import ModelConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which text, and how it is cut. Raises ConfigError for fractions that make no split."""
-
-    source: Annotated[str, "a file, directory, glob, - for stdin, or python: Python's own library"] = "python"
-    fractions: Annotated[
-        tuple[float, ...], "training, validation and test part, in the order of the text"
-    ] = (
-        0.85,
-        0.05,
-        0.10,
-    )
-
-    def __post_init__(self) -> None:
-        check(self.source != "", "data.source", self.source, "must name a text")
-        three = len(self.fractions) == 3 and all(0 < part < 1 for part in self.fractions)
-        check(
-            three and abs(sum(self.fractions) - 1) < 1e-6,
-            "data.fractions",
-            list(self.fractions),
-            "must be three positive fractions that sum to 1",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +19,7 @@ class TrainConfig:
     steps: Annotated[int, "optimiser steps"] = 1000
     batch_tokens: Annotated[int, "tokens of one optimiser step, over all its micro-batches"] = 4096
     sequence: Annotated[int, "tokens of one training sequence"] = 256
+    batch_sequences: Annotated[int, "labelled sequences of one optimiser step (not of lm and forecast)"] = 32
     accumulate: Annotated[int, "micro-batches of one optimiser step; more need less memory"] = 1
     carry_state: Annotated[bool, "truncated backpropagation: read the text in order, keep the state"] = False
     lr: Annotated[float, "learning rate after the warm-up"] = 2e-3
@@ -63,6 +41,7 @@ class TrainConfig:
         for name in (
             "steps",
             "sequence",
+            "batch_sequences",
             "accumulate",
             "eval_every",
             "eval_tokens",
@@ -77,6 +56,12 @@ class TrainConfig:
             "train.batch_tokens",
             self.batch_tokens,
             f"must be a multiple of train.sequence x train.accumulate = {self.sequence} x {self.accumulate}",
+        )
+        check(
+            self.batch_sequences % self.accumulate == 0,
+            "train.batch_sequences",
+            self.batch_sequences,
+            f"must be a multiple of train.accumulate = {self.accumulate}",
         )
         check(self.lr > 0 and isfinite(self.lr), "train.lr", self.lr, "must be positive and finite")
         check(0 <= self.warmup < 1, "train.warmup", self.warmup, "is a fraction of the steps in [0, 1)")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from math import nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,17 +16,16 @@ from torch import Tensor
 from quatrain import checkpoint
 from quatrain.config.check import check
 from quatrain.config.schema import digest, to_dict
-from quatrain.data.sampler import Streams, Windows
-from quatrain.data.tokens import TokenFile, prepare
-from quatrain.errors import ConfigError, DataError
+from quatrain.data.prepare import Data, prepare
+from quatrain.errors import DataError
 from quatrain.model.count import parameters
 from quatrain.model.init import initialise
-from quatrain.model.lm import LanguageModel
+from quatrain.model.sequence import build
 from quatrain.records import Writer
 from quatrain.train import _carry, _health, _machine, optim, run_dir
 from quatrain.train._signals import Interrupted, StopSignals
 from quatrain.train.config import RunConfig
-from quatrain.train.validate import Validation
+from quatrain.train.feed import feed_of
 
 Events = Callable[[dict[str, object]], None]
 
@@ -38,9 +37,10 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0  # of training steps, over all sessions; evaluation and saving are not in it
-    loss: float = nan  # nats per token of the last step
-    valid: float = nan  # nats per token of the last look at the validation part
-    best_valid: float = nan
+    loss: float = nan  # of the last step; nats per token in a language model
+    valid: float = nan  # loss of the last look at the validation part
+    best_valid: float = nan  # loss of the best look
+    best_score: float = nan  # what made it the best, less is better; a language model's is its loss
     best_step: int = 0  # 0: no look yet
     records: int = 0  # bytes of the records that belong to this step
 
@@ -63,10 +63,10 @@ def train(
     events: Events | None = None,
     stop_at: int | None = None,
     *,
-    tokens: TokenFile | None = None,
+    data: Data | None = None,
     threads: int | None = None,
 ) -> Result:
-    """Train a language model in ``out``, or go on where the run in ``out`` stopped.
+    """Train a model in ``out``, or go on where the run in ``out`` stopped.
 
     Killed at any moment and called again, a run gives the losses and weights of an uninterrupted one, bit for
     bit, on the same machine and versions: a step depends only on weights, moments and carried state, which a
@@ -80,12 +80,12 @@ def train(
         events: called with every row of the records as it is written, and with display-only rows ("note",
         "resume").
         stop_at: a step to stop and save at, to go on later; the whole run by default.
-        tokens: prepared data in place of ``config.data``, shared between runs.
+        data: prepared data in place of ``config.data``, shared between runs.
         threads: CPU threads; by default those of the run so far, else torch's own number.
 
     Raises:
         ConfigError: another config or process in ``out``, or settings that contradict each other or the data.
-        DataError: text that is missing, too short, or changed since the run began.
+        DataError: data that is missing, too short, unfit for the task, or changed since the run began.
         CheckpointError: the run's last checkpoint is damaged.
         DivergedError: NaN or infinity; names step, parameter and last good checkpoint.
         OSError: ``out`` can't be written; what was saved before stays whole.
@@ -102,8 +102,8 @@ def train(
             return Result("finished", out, saved.path, progress, saved.step, _machine.peak_memory_bytes())
         wanted = threads or (saved.meta["machine"]["threads"] if saved else torch.get_num_threads())
         with _machine.numerics(wanted):
-            data = tokens or prepare(config.data.source, out / run_dir.DATA, config.data.fractions)
-            run = _Run(config, out, data, saved, events or (lambda row: None))
+            ready = data or prepare(config.data, out / run_dir.DATA)
+            run = _Run(config, out, ready, saved, events or (lambda row: None))
             try:
                 return run.until(min(stop_at or config.train.steps, config.train.steps), stop)
             finally:
@@ -117,29 +117,18 @@ class _Run:
         self,
         config: RunConfig,
         out: Path,
-        data: TokenFile,
+        data: Data,
         saved: "checkpoint.Checkpoint | None",
         events: Events,
     ) -> None:
         settings = config.train
         self.config, self.out, self.data, self.events = config, out, data, events
-        if data.vocab > config.model.vocab:
-            raise ConfigError(
-                f"model.vocab = {config.model.vocab}: must be at least {data.vocab}, that of {data.name}"
-            )
-        part, sequence, batch = data.part("train"), settings.sequence, settings.batch
-        self.sampler = (
-            Streams(part, sequence, batch)
-            if settings.carry_state
-            else Windows(part, sequence, batch, settings.seed)
-        )
-        rows = settings.batch // settings.accumulate
-        self.validation = Validation(data.part("valid"), settings.sequence, settings.eval_tokens, rows)
-        self.model = LanguageModel(config.model)
+        self.feed = feed_of(config, data)
+        self.task = self.feed.model.task
+        self.model = build(self.feed.model)
         initialise(self.model, settings.seed)
         self.model.train()
         self.optimizer = optim.optimizer(self.model, settings)
-        self.carry: list[Any] = [None] * settings.accumulate
         self.progress = Progress()
         self.machine = _machine.describe()
         self.last_good: Path | None = None
@@ -165,8 +154,11 @@ class _Run:
             tensors = saved.tensors("carry")
             rows = self.config.train.batch // self.config.train.accumulate
             like = self.model.initial_state(rows)
-            self.carry = [_carry.rebuild(like, tensors, str(part)) for part in range(len(self.carry))]
+            carry = [_carry.rebuild(like, tensors, str(part)) for part in range(len(self.feed.carry))]
+            self.feed.carry = carry
         self.progress = Progress(**meta["progress"])
+        if self.progress.best_step and self.progress.best_score != self.progress.best_score:  # NaN
+            self.progress = replace(self.progress, best_score=self.progress.best_valid)
         self.last_good = saved.path
 
     def _announce(self, saved: "checkpoint.Checkpoint | None") -> None:
@@ -186,11 +178,12 @@ class _Run:
             params=counts.rest,
             params_embedding=counts.embedding,
             machine=self.machine,
-            validation_tokens=self.validation.tokens,
+            validation_tokens=self.feed.look_tokens,
         )
 
     def _data(self) -> dict[str, object]:
-        return {"name": self.data.name, "digest": self.data.digest, "vocab": self.data.vocab}
+        found = {"name": self.data.name, "digest": self.data.digest, "vocab": self.data.vocab}
+        return found if self.task == "lm" else {**found, "task": self.task}
 
     def until(self, last: int, stop: StopSignals) -> Result:
         """Train up to and with step ``last``."""
@@ -228,7 +221,7 @@ class _Run:
         torch.manual_seed(
             _mix(settings.seed, step)
         )  # dropout is a function of (seed, step): nothing to restore
-        loss = self._backward(step)
+        loss, tokens = self.feed.backward(self.model, step, self._autocast)
         gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         _health.check_step(self.model, loss, norm, step, self.last_good)
@@ -238,7 +231,7 @@ class _Run:
         self.progress = replace(
             self.progress,
             step=step,
-            tokens=self.progress.tokens + settings.batch_tokens,
+            tokens=self.progress.tokens + tokens,
             seconds=self.progress.seconds + time.perf_counter() - began,
             loss=loss,
         )
@@ -253,37 +246,6 @@ class _Run:
                 seconds=self.progress.seconds,
             )
 
-    def _backward(self, step: int) -> float:
-        """Gradient of the mean loss over the step's micro-batches, which are equally large; returns that
-        loss."""
-        settings = self.config.train
-        inputs, targets, fresh = self._batch(step)
-        parts, total = settings.accumulate, 0.0
-        for part in range(parts):
-            rows = slice(part * len(inputs) // parts, (part + 1) * len(inputs) // parts)
-            state = self._state(part, fresh[rows]) if settings.carry_state else None
-            with self._autocast():
-                loss, state = self.model.loss(
-                    inputs[rows], targets[rows], state, keep_state=settings.carry_state
-                )
-            torch.autograd.backward(loss / parts)
-            total += loss.item() / parts
-            self.carry[part] = _carry.detach(state) if settings.carry_state else None
-        return total
-
-    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        if isinstance(self.sampler, Streams):
-            return self.sampler.batch(step - 1)
-        inputs, targets = self.sampler.batch(step - 1)
-        return inputs, targets, torch.ones(len(inputs), dtype=torch.bool)
-
-    def _state(self, part: int, fresh: Tensor) -> Any:
-        """The state that micro-batch ``part`` begins with; rows that begin a new stream have an empty one."""
-        state = self.carry[part]
-        if state is None or fresh.all():
-            return None
-        return _carry.reset(state, self.model.initial_state(len(fresh)), fresh) if fresh.any() else state
-
     def _autocast(self) -> AbstractContextManager[object]:
         half = self.config.train.dtype == "bfloat16"
         return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
@@ -292,13 +254,16 @@ class _Run:
 
     def _validate(self) -> bool:
         """Score the validation part; whether it is the best score so far."""
-        nats = self.validation.nats(self.model)
-        better = self.progress.best_step == 0 or nats < self.progress.best_valid
-        self.progress = replace(self.progress, valid=nats)
+        look, before = self.feed.look(self.model), self.progress
+        first = before.best_step == 0
+        better = first or (look.score, look.loss) < (before.best_score, before.best_valid)
+        self.progress = replace(before, valid=look.loss)
         if better:
-            self.progress = replace(self.progress, best_valid=nats, best_step=self.progress.step)
-        step, tokens = self.progress.step, self.progress.tokens
-        self._record("eval", step=step, tokens=tokens, split="valid", nats=nats, best=better)
+            self.progress = replace(
+                self.progress, best_valid=look.loss, best_score=look.score, best_step=before.step
+            )
+        found = {"nats": look.loss} if self.task == "lm" else {"loss": look.loss, "metrics": look.metrics}
+        self._record("eval", step=before.step, tokens=before.tokens, split="valid", **found, best=better)
         return better
 
     def _end(self) -> None:
@@ -323,11 +288,12 @@ class _Run:
         moments = optim.state_tensors(self.optimizer, self.model)
         _health.check_saved(self.model, moments, self.progress.step, self.last_good)
         tensors: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict(), "optimizer": moments}
-        carried = all(state is not None for state in self.carry)
+        tensors |= self.feed.tensors()
+        carried = all(state is not None for state in self.feed.carry)
         if carried:
             tensors["carry"] = {
                 name: leaf
-                for part, state in enumerate(self.carry)
+                for part, state in enumerate(self.feed.carry)
                 for name, leaf in _carry.flatten(state, str(part)).items()
             }
         self.progress = replace(
@@ -339,6 +305,8 @@ class _Run:
             "carried": carried,
             "data": self._data(),
             "machine": self.machine,
+            **({} if self.feed.model == self.config.model else {"model": to_dict(self.feed.model)}),
+            **self.feed.meta(),
         }
         self.last_good = checkpoint.save(self.out, self.progress.step, tensors, meta)
         checkpoint.prune(self.out, self.config.train.keep, protect=[self.progress.best_step])

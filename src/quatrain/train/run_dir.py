@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from quatrain._files import write_atomic
 from quatrain.checkpoint import latest, read
@@ -76,12 +77,14 @@ def write_config(out: Path, config: object) -> None:
         write_atomic(out / CONFIG, dump_toml(to_dict(config)))
 
 
-def check_same(out: Path, config: object) -> None:
+def check_same(out: Path, config: Any) -> None:
     """Raise ConfigError that lists every key in which the run in ``out`` differs from ``config``."""
     there = stored_values(out)
     if there is None:
         return
-    old, new = flat(there), flat(to_dict(config))
+    new = flat(to_dict(config))
+    defaults = flat(to_dict(type(config)()))  # a key that the run there does not know has its default
+    old = defaults | flat(there)
     changes = [
         f"{key} = {old.get(key, 'unset')!r} there, {new.get(key, 'unset')!r} here"
         for key in sorted(old.keys() | new.keys())

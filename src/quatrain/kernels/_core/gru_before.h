@@ -15,7 +15,7 @@ template <class T, class IO, class P> struct GruBefore : Cell<T, IO, P> {
     T* other = nullptr;  // (rows, padded): z on the way forward, the cotangent of its input on the way back
 
     QT_INLINE T* at(T* of, int64_t s, int64_t unit) const { return of + s * padded + unit; }
-    T* keep(int64_t s, int64_t t, int64_t unit) const { return (T*)a.gates + batch.position(s, t) * kept * padded + unit; }
+    T* keep(int64_t s, int64_t t, int64_t unit) const { return (T*)a.gates + batch.saved(s, t) * a.gates_row + unit; }
 
     void start(int64_t s, int64_t unit, A* h) const {
         Vec<T> h0 = this->state(a.h0, s, unit);
@@ -106,7 +106,6 @@ template <class C> struct BeforeForward {
         T* sums = space.get<T>(threads * of_gates.sums);
         int64_t n = rows;
         return in_chunks(a, batch.steps(), false, [&](int64_t first, int64_t steps) {
-            const int64_t x_row = a.chunk ? steps * 3 * a.width : a.x_row, x_step = a.chunk ? 3 * a.width : a.x_step;
             with_team(threads, [&, n](Team& team, int index) mutable {
                 P::begin();
                 const Range mine = part(of_candidate.groups(), team.size, index);
@@ -130,17 +129,17 @@ template <class C> struct BeforeForward {
                 }
                 for (int64_t t = first; t < first + steps; ++t) {
                     n = batch.active(t, n);
-                    auto x = [&](int64_t s) { return (const IO*)a.x + batch.offset(s, a.chunk ? t - first : t, x_row, x_step); };
+                    auto x = [&](int64_t s) { return (const IO*)a.x + batch.offset(s, a.chunk ? t - first : t, a.x_row, a.x_step); };
                     A* after = operands[(t + 1) & 1];
                     for (int64_t g = pairs.first; g < pairs.last; ++g)
-                        of_gates.run(g, operands[t & 1], row, n, n, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
+                        of_gates.run(g, g, operands[t & 1], row, n, n, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
                             for (int u = 0; u < 2; ++u)
                                 if (int64_t unit = (g * 2 + u) * C::L; unit < a.width)
                                     cell.gates(s, t, unit, x(s), of_row + u * 2 * C::L, operands[2] + s * row);
                         });
                     team.meet();
                     for (int64_t g = mine.first; g < mine.last; ++g)
-                        of_candidate.run(g, operands[2], row, n, n, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
+                        of_candidate.run(g, g, operands[2], row, n, n, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
                             for (int u = 0; u < 4; ++u)
                                 if (int64_t unit = (g * 4 + u) * C::L; unit < a.width)
                                     cell.candidate(s, t, unit, x(s), of_row + u * C::L, after + s * row);
@@ -175,7 +174,6 @@ template <class C> struct BeforeBackward {
         T* sums = space.get<T>(threads * of_gates.sums);
         const int64_t last = batch.steps() - 1;
         return in_chunks(a, batch.steps(), true, [&](int64_t first, int64_t steps) {
-            const int64_t dx_row = a.chunk ? steps * 3 * a.width : a.dx_row, dx_step = a.chunk ? 3 * a.width : a.dx_step;
             with_team(threads, [&](Team& team, int index) {
                 P::begin();
                 const Range mine = part(of_gates.groups(), team.size, index);
@@ -199,9 +197,9 @@ template <class C> struct BeforeBackward {
                 int64_t later = batch.active(first + steps, 0), n = later;
                 for (int64_t t = first + steps - 1; t >= (first == 0 ? -1 : first); --t, later = n) {
                     n = t < 0 ? rows : batch.active(t, n);
-                    auto dx = [&](int64_t s) { return (IO*)a.dx + batch.offset(s, a.chunk ? t - first : t, dx_row, dx_step); };
+                    auto dx = [&](int64_t s) { return cell.dx(s, a.chunk ? t - first : t); };
                     for (int64_t g = mine.first; g < mine.last; ++g)
-                        of_gates.run(g, dz, row, n, later, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
+                        of_gates.run(g, g, dz, row, n, later, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
                             for (int u = 0; u < 4; ++u) {
                                 const int64_t unit = (g * 4 + u) * C::L;
                                 if (unit >= a.width) return;
@@ -217,7 +215,7 @@ template <class C> struct BeforeBackward {
                     team.meet();
                     if (t < 0) break;
                     for (int64_t g = mine.first; g < mine.last; ++g)
-                        of_candidate.run(g, dn, row_n, n, n, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
+                        of_candidate.run(g, g, dn, row_n, n, n, sum, nothing_ahead, [&](int64_t s, const T* of_row) {
                             for (int u = 0; u < 4; ++u)
                                 if (int64_t unit = (g * 4 + u) * C::L; unit < a.width)
                                     cell.back_reset(s, t, unit, load(of_row + u * C::L), dx(s), dz + s * row);

@@ -37,7 +37,7 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
         P::put(h_next + unit, h);
         this->put_h(s, t, unit, h);
         if (!a.gates) return;
-        T* keep = (T*)a.gates + batch.position(s, t) * kept * padded + unit;
+        T* keep = (T*)a.gates + batch.saved(s, t) * a.gates_row + unit;
         store(keep, r);
         store(keep + padded, z);
         store(keep + 2 * padded, n);
@@ -49,11 +49,11 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
     void ahead(int64_t s, int64_t t, int64_t unit) const {
         for (int j = 0; j < kept; ++j)
             for (int u = 0; u < 4; ++u)
-                __builtin_prefetch((const T*)a.gates + (batch.position(s, t) * kept + j) * padded + unit + u * L);
+                __builtin_prefetch((const T*)a.gates + batch.saved(s, t) * a.gates_row + j * padded + unit + u * L);
     }
 
-    QT_INLINE void backward(int64_t s, int64_t t, int64_t unit, Vec<T> through, IO* dx, A* dz) const {
-        const T* keep = (const T*)a.gates + batch.position(s, t) * kept * padded + unit;
+    QT_INLINE void backward(int64_t s, int64_t t, int64_t local, int64_t unit, Vec<T> through, A* dz) const {
+        const T* keep = (const T*)a.gates + batch.saved(s, t) * a.gates_row + unit;
         Vec<T> r = load(keep), z = load(keep + padded), n = load(keep + 2 * padded), inner = load(keep + 3 * padded);
         T* direct = carried + s * padded + unit;  // of h, past all products
         Vec<T> dh = through + load(direct) + this->dh(s, t, unit);
@@ -63,8 +63,8 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
         P::put(dz + unit, d[0]);
         P::put(dz + padded + unit, d[1]);
         P::put(dz + 2 * padded + unit, inside);
-        this->put_dx(dx, unit, d);
-        put<T>((IO*)a.dinner + (dx - (IO*)a.dx) / gates + unit, inside, width - unit);
+        this->put_dx(s, local, unit, d);
+        put<T>((IO*)a.dinner + batch.offset(s, local, a.dinner_row, a.dinner_step) + unit, inside, width - unit);
     }
 
     void first(int64_t s, int64_t unit, Vec<T> through) const {

@@ -40,39 +40,39 @@ template <class T, class IO, class P> struct LstmCell : Cell<T, IO, P> {
         this->put_h(s, t, unit, h);
         if (t == batch.length(s) - 1) this->put_state(a.c, s, unit, c);
         if (!a.gates) return;
-        const int64_t at = batch.position(s, t);
-        T* keep = (T*)a.gates + at * gates * padded + unit;
+        const int64_t at = batch.saved(s, t);
+        T* keep = (T*)a.gates + at * a.gates_row + unit;
         store(keep, i);
         store(keep + padded, f);
         store(keep + 2 * padded, g);
         store(keep + 3 * padded, o);
-        store((T*)a.cells + at * padded + unit, c);
+        store((T*)a.cells + at * a.cells_row + unit, c);
     }
 
     void finish(int64_t s, int64_t unit) const { store(carried + s * padded + unit, this->state(a.dc, s, unit)); }
 
     void ahead(int64_t s, int64_t t, int64_t unit) const {
-        const int64_t at = batch.position(s, t);
+        const int64_t at = batch.saved(s, t);
         for (int u = 0; u < 4; ++u) {
-            for (int j = 0; j < gates; ++j) __builtin_prefetch((const T*)a.gates + (at * gates + j) * padded + unit + u * L);
-            __builtin_prefetch((const T*)a.cells + at * padded + unit + u * L);
+            for (int j = 0; j < gates; ++j) __builtin_prefetch((const T*)a.gates + at * a.gates_row + j * padded + unit + u * L);
+            __builtin_prefetch((const T*)a.cells + at * a.cells_row + unit + u * L);
         }
     }
 
-    QT_INLINE void backward(int64_t s, int64_t t, int64_t unit, Vec<T> through, IO* dx, A* dz) const {
-        const int64_t at = batch.position(s, t);
-        const T* keep = (const T*)a.gates + at * gates * padded + unit;
-        const T* cells = (const T*)a.cells + at * padded + unit;
+    QT_INLINE void backward(int64_t s, int64_t t, int64_t local, int64_t unit, Vec<T> through, A* dz) const {
+        const int64_t at = batch.saved(s, t);
+        const T* keep = (const T*)a.gates + at * a.gates_row + unit;
+        const T* cells = (const T*)a.cells + unit;
         Vec<T> i = load(keep), f = load(keep + padded), g = load(keep + 2 * padded), o = load(keep + 3 * padded);
-        Vec<T> before = t > 0 ? load(cells - padded) : this->state(a.c0, s, unit);
-        Vec<T> bent = tanh<T>(load(cells)), dh = through + this->dh(s, t, unit);
+        Vec<T> before = t > 0 ? load(cells + batch.saved(s, t - 1) * a.cells_row) : this->state(a.c0, s, unit);
+        Vec<T> bent = tanh<T>(load(cells + at * a.cells_row)), dh = through + this->dh(s, t, unit);
         T* dc_later = carried + s * padded + unit;
         Vec<T> dc = load(dc_later) + dh * o * (T(1) - bent * bent);
         store(dc_later, dc * f);
         const Vec<T> d[gates] = {dc * g * i * (T(1) - i), dc * before * f * (T(1) - f), dc * i * (T(1) - g * g),
                                  dh * bent * o * (T(1) - o)};
         for (int j = 0; j < gates; ++j) P::put(dz + j * padded + unit, d[j]);
-        this->put_dx(dx, unit, d);
+        this->put_dx(s, local, unit, d);
     }
 
     // Cotangents of the states before the first step.

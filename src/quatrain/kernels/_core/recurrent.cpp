@@ -16,6 +16,16 @@ QT_EXPORT int qt_recurrent_padded(const int64_t* a) {  // (dtype, width): number
 #endif
 }
 
+// (bytes, address): memory whose pages are there already, if the pool has some.
+QT_EXPORT int qt_pool_take(int64_t* a) {
+    a[1] = (int64_t)Pool::shared().take(a[0]);
+    return a[1] ? 0 : NO_MEMORY;
+}
+QT_EXPORT int qt_pool_give(const int64_t* a) {
+    Pool::shared().give((void*)a[0]);
+    return 0;
+}
+
 QT_EXPORT int qt_lstm_forward(const int64_t* a) { return dispatch<LstmCell, Forward>(*(const QtRecurrent*)a); }
 QT_EXPORT int qt_lstm_backward(const int64_t* a) { return dispatch<LstmCell, Backward>(*(const QtRecurrent*)a); }
 QT_EXPORT int qt_rnn_forward(const int64_t* a) { return dispatch<RnnCell, Forward>(*(const QtRecurrent*)a); }

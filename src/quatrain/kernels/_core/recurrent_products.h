@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <vector>
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -17,7 +18,6 @@
 #include <omp.h>
 #else
 #include <thread>
-#include <vector>
 #endif
 
 #include "parallel.h"
@@ -39,27 +39,71 @@ inline void large_pages(void* p, int64_t bytes) {
 #endif
 }
 
-// One block of working memory that is kept between calls; a second call at the same time gets a block of its own.
-class Workspace {
+// Blocks of memory that were given back and wait to be taken again: memory that is touched for the first time costs more
+// than the work on it. At most an eighth of the machine's memory waits; more than was in use at once never does.
+class Pool {
   public:
-    explicit Workspace(int64_t bytes) {
-        static Kept kept;
-        bytes += 16 * 64;  // for alignment of the parts
-        if (kept.lock.try_lock()) {
-            kept_ = &kept;
-            if (kept.bytes < bytes) {
-                std::free(kept.data);
-                kept.data = take(bytes);
-                kept.bytes = kept.data ? bytes : 0;
+    static Pool& shared() {
+        static Pool& pool = *new Pool;  // never destroyed: threads may outlive the library's end
+        return pool;
+    }
+    void* take(int64_t bytes) {
+        bytes = round_up(bytes, page);
+        {
+            std::lock_guard<std::mutex> hold(lock_);
+            size_t best = waiting_.size();
+            for (size_t i = 0; i < waiting_.size(); ++i)
+                if (waiting_[i].bytes >= bytes && waiting_[i].bytes <= bytes + bytes / 2 + 4 * page &&
+                    (best == waiting_.size() || waiting_[i].bytes < waiting_[best].bytes))
+                    best = i;
+            if (best < waiting_.size()) {
+                const Block block = waiting_[best];
+                waiting_.erase(waiting_.begin() + best);
+                lent_.push_back(block);
+                return block.data;
             }
-            next_ = data_ = kept.data;
-        } else {
-            next_ = data_ = take(bytes);
+        }
+        void* p = std::aligned_alloc(size_t(page), size_t(bytes));
+        if (!p) return nullptr;
+        large_pages(p, bytes);
+        std::lock_guard<std::mutex> hold(lock_);
+        lent_.push_back({p, bytes});
+        return p;
+    }
+    void give(void* p) {
+        std::lock_guard<std::mutex> hold(lock_);
+        for (size_t i = 0; i < lent_.size(); ++i) {
+            if (lent_[i].data != p) continue;
+            waiting_.push_back(lent_[i]);
+            lent_.erase(lent_.begin() + i);
+            break;
+        }
+        int64_t sum = 0;
+        for (const Block& block : waiting_) sum += block.bytes;
+        const int64_t most = int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE)) / 8;
+        while (sum > most) {  // the longest waiting first
+            sum -= waiting_.front().bytes;
+            std::free(waiting_.front().data);
+            waiting_.erase(waiting_.begin());
         }
     }
+
+  private:
+    static constexpr int64_t page = int64_t(1) << 21;
+    struct Block {
+        void* data;
+        int64_t bytes;
+    };
+    std::mutex lock_;
+    std::vector<Block> waiting_, lent_;
+};
+
+// Working memory of one call.
+class Workspace {
+  public:
+    explicit Workspace(int64_t bytes) : data_((char*)Pool::shared().take(bytes + 16 * 64)), next_(data_) {}  // for alignment
     ~Workspace() {
-        if (kept_) kept_->lock.unlock();
-        else std::free(data_);
+        if (data_) Pool::shared().give(data_);
     }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
@@ -71,18 +115,7 @@ class Workspace {
     }
 
   private:
-    struct Kept {
-        std::mutex lock;
-        char* data = nullptr;
-        int64_t bytes = 0;
-    };
-    static char* take(int64_t bytes) {
-        void* p = std::aligned_alloc(size_t(1) << 21, size_t(round_up(bytes, int64_t(1) << 21)));
-        large_pages(p, bytes);
-        return (char*)p;
-    }
-    Kept* kept_ = nullptr;
-    char *data_ = nullptr, *next_ = nullptr;
+    char *data_, *next_;
 };
 
 // ---- threads
@@ -155,16 +188,16 @@ template <int V> static inline int64_t balanced(int64_t n, int64_t first) {
 // out (n, V vectors) = a (n, depth) panel, for at most as many rows as a tile has.
 template <class P, int V>
 QT_INLINE void by_rows(int64_t n, const typename P::Operand* a, int64_t row, const typename P::Operand* panel, int64_t depth,
-                       typename P::Compute* out) {
+                       typename P::Compute* out, const char* ahead) {
     constexpr int most = rows_at_once(V);
-    if (n == 1) P::template tile<1, V>(a, row, panel, depth, out);
-    if (n == 2) P::template tile<2, V>(a, row, panel, depth, out);
-    if (n == 3) P::template tile<3, V>(a, row, panel, depth, out);
-    if constexpr (most >= 4) if (n == 4) P::template tile<4, V>(a, row, panel, depth, out);
-    if constexpr (most >= 5) if (n == 5) P::template tile<5, V>(a, row, panel, depth, out);
-    if constexpr (most >= 6) if (n == 6) P::template tile<6, V>(a, row, panel, depth, out);
-    if constexpr (most >= 7) if (n == 7) P::template tile<7, V>(a, row, panel, depth, out);
-    if constexpr (most >= 8) if (n == 8) P::template tile<8, V>(a, row, panel, depth, out);
+    if (n == 1) P::template tile<1, V>(a, row, panel, depth, out, ahead);
+    if (n == 2) P::template tile<2, V>(a, row, panel, depth, out, ahead);
+    if (n == 3) P::template tile<3, V>(a, row, panel, depth, out, ahead);
+    if constexpr (most >= 4) if (n == 4) P::template tile<4, V>(a, row, panel, depth, out, ahead);
+    if constexpr (most >= 5) if (n == 5) P::template tile<5, V>(a, row, panel, depth, out, ahead);
+    if constexpr (most >= 6) if (n == 6) P::template tile<6, V>(a, row, panel, depth, out, ahead);
+    if constexpr (most >= 7) if (n == 7) P::template tile<7, V>(a, row, panel, depth, out, ahead);
+    if constexpr (most >= 8) if (n == 8) P::template tile<8, V>(a, row, panel, depth, out, ahead);
 }
 
 // Operands in the compute type.
@@ -174,25 +207,33 @@ template <class T> struct Plain {
     static constexpr int together = 1;  // depth of one instruction
     static constexpr int pad = lanes<T>;  // width of the state is rounded up to a multiple
     template <int V> static int64_t rows(int64_t n, int64_t first) { return balanced<V>(n, first); }
-    template <int V> static QT_INLINE void multiply(int64_t n, int64_t, const T* a, int64_t row, const T* panel, int64_t depth, T* out) {
-        by_rows<Plain, V>(n, a, row, panel, depth, out);
+    template <int V> static QT_INLINE void multiply(int64_t n, int64_t, const T* a, int64_t row, const T* panel, int64_t depth, T* out, const char* ahead) {
+        by_rows<Plain, V>(n, a, row, panel, depth, out, ahead);
     }
     static int64_t row(int64_t depth) { return depth + 64 / int64_t(sizeof(Operand)); }  // rows of one cache set are slow
+    static int64_t slice(int64_t depth) { return depth / together * 64; }  // bytes that a tile asks for ahead
     static void begin() {}
     static void end() {}
     static QT_INLINE T pack(T x) { return x; }
     static QT_INLINE T pack(bf16 x) { return T(widen(x)); }
     static QT_INLINE void put(Operand* p, Vec<T> v) { store(p, v); }
-    template <int R, int V> static void tile(const T* a, int64_t row, const T* panel, int64_t depth, T* out) {
+    // `ahead`: memory that is wanted soon; one line of it is asked for at each depth.
+    template <int R, int V> static void tile(const T* a, int64_t row, const T* panel, int64_t depth, T* out, const char* ahead) {
         constexpr int U = R * V <= 8 ? 2 : 1;  // chains that hide the latency of an addition
         Vec<T> sum[U][R][V] = {};
-        int64_t k = 0;
-        for (; k + U <= depth; k += U)
+        for (int64_t k = 0; k < depth; k += U)  // the padded width is even
 #pragma GCC unroll 2
             for (int u = 0; u < U; ++u) {
+                const T* here = panel + (k + u) * V * lanes<T>;
+                if constexpr (R <= 2) {
+#pragma GCC unroll 4
+                    for (int j = 0; j < V; ++j) __builtin_prefetch((const char*)(here + j * lanes<T>) + 2048);
+                } else {
+                    __builtin_prefetch(ahead + (k + u) * 64, 0, 2);
+                }
                 Vec<T> b[V];
 #pragma GCC unroll 4
-                for (int j = 0; j < V; ++j) b[j] = load(panel + ((k + u) * V + j) * lanes<T>);
+                for (int j = 0; j < V; ++j) b[j] = load(here + j * lanes<T>);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) {
                     Vec<T> x = all<T>(a[r * row + k + u]);
@@ -200,12 +241,10 @@ template <class T> struct Plain {
                     for (int j = 0; j < V; ++j) sum[u][r][j] += x * b[j];
                 }
             }
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
-            for (int j = 0; j < V; ++j) {
-                Vec<T> s = sum[0][r][j];
-                for (int u = 1; u < U; ++u) s += sum[u][r][j];
-                store(out + (r * V + j) * lanes<T>, s);
-            }
+#pragma GCC unroll 4
+            for (int j = 0; j < V; ++j) store(out + (r * V + j) * lanes<T>, U == 2 ? sum[0][r][j] + sum[U - 1][r][j] : sum[0][r][j]);
     }
 };
 
@@ -222,24 +261,31 @@ struct Pairs {
     static constexpr int together = 2;
     static constexpr int pad = 32;  // width of the state is rounded up to a multiple
     template <int V> static int64_t rows(int64_t n, int64_t first) { return balanced<V>(n, first); }
-    template <int V> static QT_INLINE void multiply(int64_t n, int64_t, const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out) {
-        by_rows<Pairs, V>(n, a, row, panel, depth, out);
+    template <int V> static QT_INLINE void multiply(int64_t n, int64_t, const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out, const char* ahead) {
+        by_rows<Pairs, V>(n, a, row, panel, depth, out, ahead);
     }
     static int64_t row(int64_t depth) { return depth + 64 / int64_t(sizeof(Operand)); }  // rows of one cache set are slow
+    static int64_t slice(int64_t depth) { return depth / together * 64; }  // bytes that a tile asks for ahead
     static void begin() {}
     static void end() {}
     static QT_INLINE bf16 pack(bf16 x) { return x; }
     static QT_INLINE void put(bf16* p, Vec<float> v) { Data<float, bf16>::put(p, v); }
-    template <int R, int V> static void tile(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out) {
+    template <int R, int V> static void tile(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out, const char* ahead) {
         constexpr int U = R * V <= 8 ? 2 : 1;
         __m512 sum[U][R][V] = {};
-        int64_t k = 0;
-        for (; k < depth; k += 2 * U)  // the padded width is a multiple of 16
+        for (int64_t k = 0; k < depth; k += 2 * U)  // the padded width is a multiple of 32
 #pragma GCC unroll 2
             for (int u = 0; u < U; ++u) {
+                const bf16* here = panel + (k + 2 * u) * V * 16;
+                if constexpr (R <= 2) {
+#pragma GCC unroll 4
+                    for (int j = 0; j < V; ++j) __builtin_prefetch((const char*)(here + j * 32) + 2048);
+                } else {
+                    __builtin_prefetch(ahead + (k / 2 + u) * 64, 0, 2);
+                }
                 __m512bh b[V];
 #pragma GCC unroll 4
-                for (int j = 0; j < V; ++j) b[j] = (__m512bh)_mm512_loadu_si512(panel + ((k + 2 * u) * V + 2 * j) * 16);
+                for (int j = 0; j < V; ++j) b[j] = (__m512bh)_mm512_loadu_si512(here + j * 32);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) {
                     int32_t pair;
@@ -249,12 +295,11 @@ struct Pairs {
                     for (int j = 0; j < V; ++j) sum[u][r][j] = _mm512_dpbf16_ps(sum[u][r][j], x, b[j]);
                 }
             }
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
-            for (int j = 0; j < V; ++j) {
-                __m512 s = sum[0][r][j];
-                for (int u = 1; u < U; ++u) s = _mm512_add_ps(s, sum[u][r][j]);
-                _mm512_storeu_ps(out + (r * V + j) * 16, s);
-            }
+#pragma GCC unroll 4
+            for (int j = 0; j < V; ++j)
+                _mm512_storeu_ps(out + (r * V + j) * 16, U == 2 ? _mm512_add_ps(sum[0][r][j], sum[U - 1][r][j]) : sum[0][r][j]);
     }
 };
 #endif
@@ -263,6 +308,7 @@ struct Pairs {
 #define QT_TILES __attribute__((target("amx-tile,amx-bf16")))
 // The same panels through matrix tiles of 16 x 32 operands where there are rows enough.
 struct Tiles : Pairs {
+    static int64_t slice(int64_t depth) { return depth * 64; }
     static constexpr int64_t few = 3;  // rows up to which the vector unit is faster
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -279,21 +325,22 @@ struct Tiles : Pairs {
         return n <= few ? n - first : std::min<int64_t>(n - first, n - first > 16 ? 32 : 16);
     }
     template <int V>
-    static QT_INLINE void multiply(int64_t n, int64_t all, const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out) {
-        if (all <= few) return by_rows<Pairs, V>(n, a, row, panel, depth, out);
+    static QT_INLINE void multiply(int64_t n, int64_t all, const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out, const char* ahead) {
+        if (all <= few) return by_rows<Pairs, V>(n, a, row, panel, depth, out, ahead);
         __asm__ volatile("" ::: "memory");  // nor does a tile's load say what it reads
         if (n > 16) {
-            for (int j = 0; j + 2 <= V; j += 2) two_by_two<V>(a, row, panel + j * 32, depth, out + j * 16);
-            if (V % 2) two_by_one<V>(a, row, panel + (V - 1) * 32, depth, out + (V - 1) * 16);
-        } else if (n > 0) one_by_all<V>(a, row, panel, depth, out);
+            for (int j = 0; j + 2 <= V; j += 2) two_by_two<V>(a, row, panel + j * 32, depth, out + j * 16, ahead + j / 2 * 1024);
+            if (V % 2) two_by_one<V>(a, row, panel + (V - 1) * 32, depth, out + (V - 1) * 16, ahead + V / 2 * 1024);
+        } else if (n > 0) one_by_all<V>(a, row, panel, depth, out, ahead);
     }
-    template <int V> QT_TILES static void two_by_two(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out) {
+    template <int V> QT_TILES static void two_by_two(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out, const char* ahead) {
         _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
         for (int64_t k = 0; k < depth; k += 32) {
             _tile_loadd(4, a + k, row * 2);
             _tile_loadd(5, a + 16 * row + k, row * 2);
             _tile_loadd(6, panel + k * V * 16, V * 64);
             _tile_loadd(7, panel + k * V * 16 + 32, V * 64);
+            for (int i = 0; i < 16; ++i) __builtin_prefetch(ahead + k * 64 + i * 64, 0, 2);
             _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, out, V * 64);
@@ -301,7 +348,7 @@ struct Tiles : Pairs {
         _tile_stored(2, out + 16 * V * 16, V * 64);
         _tile_stored(3, out + 16 * V * 16 + 16, V * 64);
     }
-    template <int V> QT_TILES static void two_by_one(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out) {
+    template <int V> QT_TILES static void two_by_one(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out, const char*) {
         _tile_zero(0); _tile_zero(2);
         for (int64_t k = 0; k < depth; k += 32) {
             _tile_loadd(4, a + k, row * 2);
@@ -312,7 +359,7 @@ struct Tiles : Pairs {
         _tile_stored(0, out, V * 64);
         _tile_stored(2, out + 16 * V * 16, V * 64);
     }
-    template <int V> QT_TILES static void one_by_all(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out) {
+    template <int V> QT_TILES static void one_by_all(const bf16* a, int64_t row, const bf16* panel, int64_t depth, float* out, const char*) {
         static_assert(V == 3 || V == 4);
         _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
         for (int64_t k = 0; k < depth; k += 32) {
@@ -363,12 +410,17 @@ template <class P, int Gates, int Units> struct Product {
 
     // done(row, sum) for each of n rows: the group's products with the row's operands, `later` of them; 0 for the others.
     template <class Ahead, class Done>
-    QT_INLINE void run(int64_t group, const A* operands, int64_t row, int64_t n, int64_t later, T* sum, Ahead ahead, Done done) const {
+    QT_INLINE void run(int64_t group, int64_t next, const A* operands, int64_t row, int64_t n, int64_t later, T* sum, Ahead ahead,
+                       Done done) const {
         const A* weights = packed + group * panel();
+        const char* soon = (const char*)(packed + next * panel());  // the panel of the group after, out of a farther cache
+        const int64_t slice = P::slice(depth), end = panel() * int64_t(sizeof(A));
+        int64_t asked = 0;
         for (int64_t first = 0; first < n;) {
             int64_t count = P::template rows<V>(n, first), with = std::max<int64_t>(0, std::min(count, later - first));
             for (int64_t r = 0; r < count; ++r) ahead(first + r);
-            P::template multiply<V>(with, later, operands + first * row, row, weights, depth, sum);
+            P::template multiply<V>(with, later, operands + first * row, row, weights, depth, sum, soon + asked);
+            asked = asked + slice < end ? asked + slice : asked;
             for (int64_t r = with * V * L; r < count * V * L; ++r) sum[r] = 0;
             for (int64_t r = 0; r < count; ++r) done(first + r, sum + r * V * L);
             first += count;

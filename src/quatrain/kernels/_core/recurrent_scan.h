@@ -11,6 +11,7 @@ struct Batch {
     const QtRecurrent& a;
     int64_t length(int64_t s) const { return a.lengths ? a.lengths[s] : a.time; }
     int64_t position(int64_t s, int64_t t) const { return (a.first ? a.first[s] : s * a.time) + t; }
+    int64_t saved(int64_t s, int64_t t) const { return a.first ? a.first[s] + t : t * a.batch + s; }  // row of saved tensors
     int64_t state(int64_t s) const { return a.order ? a.order[s] : s; }
     int64_t steps() const { return length(0); }
     int64_t active(int64_t t, int64_t n) const {  // rows of step t, from those of a step near it
@@ -51,7 +52,7 @@ template <class Type, class Data, class Operands> struct Cell {
     // Results of a step; the state after the last one.
     QT_INLINE void put_h(int64_t s, int64_t t, int64_t unit, Vec<T> h) const {
         const int64_t at = batch.position(s, t);
-        put<T>((IO*)a.y + at * width + unit, h, width - unit);
+        stream_data<T>((IO*)a.y + at * width + unit, h, width - unit);
         if (a.states && a.states != a.y) store((T*)a.states + at * a.states_row + unit, h);
         if (t == batch.length(s) - 1) put_state(a.h, s, unit, h);
     }
@@ -60,9 +61,11 @@ template <class Type, class Data, class Operands> struct Cell {
         Vec<T> d = get<T>((const IO*)a.dy + batch.offset(s, t, a.dy_row, a.dy_step) + unit, width - unit);
         return t == batch.length(s) - 1 ? d + state(a.dh, s, unit) : d;
     }
-    // Cotangents of x gate by gate, from where the step's begin.
-    template <int Gates> QT_INLINE void put_dx(IO* dx, int64_t unit, const Vec<T> (&d)[Gates]) const {
-        for (int j = 0; j < Gates; ++j) put<T>(dx + j * width + unit, d[j], width - unit);
+    // Where the cotangents of a step's x begin; steps count from the chunk's first.
+    QT_INLINE IO* dx(int64_t s, int64_t local) const { return (IO*)a.dx + batch.offset(s, local, a.dx_row, a.dx_step); }
+    template <int Gates> QT_INLINE void put_dx(int64_t s, int64_t local, int64_t unit, const Vec<T> (&d)[Gates]) const {
+        IO* to = dx(s, local) + unit;
+        for (int j = 0; j < Gates; ++j) put<T>(to + j * width, d[j], width - unit);
     }
 };
 
@@ -104,15 +107,12 @@ template <class C> int scan_forward(const QtRecurrent& a) {
     for (A*& one : h) one = space.get<A>(operand_rows(rows) * row);
     cell.carried = space.get<T>(rows * padded);
     T* sums = space.get<T>(threads * product.sums);
-    large_pages(a.y, int64_t(sizeof(IO)) * a.batch * a.time * a.width);
-    large_pages(a.gates, int64_t(sizeof(T)) * a.batch * a.time * C::kept * padded);
-    large_pages(a.cells, int64_t(sizeof(T)) * a.batch * a.time * padded);
     int64_t n = rows;
     return in_chunks(a, batch.steps(), false, [&](int64_t first, int64_t steps) {
-        const int64_t x_row = a.chunk ? steps * C::gates * a.width : a.x_row, x_step = a.chunk ? C::gates * a.width : a.x_step;
         with_team(threads, [&, n](Team& team, int index) mutable {
             P::begin();
             const Range mine = part(product.groups(), team.size, index);
+            auto after_this = [&](int64_t g) { return g + 1 < mine.last ? g + 1 : mine.first; };
             T* sum = sums + index * product.sums;
             if (first == 0) {
                 for (int64_t g = mine.first; g < mine.last; ++g)
@@ -135,9 +135,9 @@ template <class C> int scan_forward(const QtRecurrent& a) {
                 A* after = h[(t + 1) & 1];
                 for (int64_t g = mine.first; g < mine.last; ++g) {
                     auto x = [&](int64_t s) {
-                        return (const IO*)a.x + batch.offset(s, a.chunk ? t - first : t, x_row, x_step);
+                        return (const IO*)a.x + batch.offset(s, a.chunk ? t - first : t, a.x_row, a.x_step);
                     };
-                    product.run(g, before, row, n, n, sum,
+                    product.run(g, after_this(g), before, row, n, n, sum,
                         [&](int64_t s) {
                             const IO* at = x(s) + g * C::units * C::L;
                             for (int j = 0; j < C::gates; ++j)
@@ -175,13 +175,12 @@ template <class C> int scan_backward(const QtRecurrent& a) {
     for (A*& one : dz) one = space.get<A>(operand_rows(rows) * row);
     cell.carried = space.get<T>(rows * padded);
     T* sums = space.get<T>(threads * product.sums);
-    if (!a.chunk) large_pages(a.dx, int64_t(sizeof(IO)) * a.batch * a.time * C::gates * a.width);
     const int64_t last = batch.steps() - 1;
     return in_chunks(a, batch.steps(), true, [&](int64_t first, int64_t steps) {
-        const int64_t dx_row = a.chunk ? steps * C::gates * a.width : a.dx_row, dx_step = a.chunk ? C::gates * a.width : a.dx_step;
         with_team(threads, [&](Team& team, int index) {
             P::begin();
             const Range mine = part(product.groups(), team.size, index);
+            auto after_this = [&](int64_t g) { return g + 1 < mine.last ? g + 1 : mine.first; };
             T* sum = sums + index * product.sums;
             const int64_t begin = mine.first * 4 * C::L, end = std::min(mine.last * 4 * C::L, padded);
             if (first + steps > last) {
@@ -202,7 +201,7 @@ template <class C> int scan_backward(const QtRecurrent& a) {
                 const A* after = dz[(t + 1) & 1];
                 A* now = dz[t & 1];
                 for (int64_t g = mine.first; g < mine.last; ++g)
-                    product.run(g, after, row, n, later, sum,
+                    product.run(g, after_this(g), after, row, n, later, sum,
                         [&](int64_t s) { if (t >= 0) cell.ahead(s, t, g * 4 * C::L); },
                         [&](int64_t s, const T* sums_of_row) {
                             for (int u = 0; u < 4; ++u) {
@@ -213,8 +212,8 @@ template <class C> int scan_backward(const QtRecurrent& a) {
                                     cell.first(s, unit, through);
                                     continue;
                                 }
-                                IO* dx = (IO*)a.dx + batch.offset(s, a.chunk ? t - first : t, dx_row, dx_step);
-                                cell.backward(s, t, unit, through, dx, now + s * row);
+                                const int64_t local = a.chunk ? t - first : t;
+                                cell.backward(s, t, local, unit, through, now + s * row);
                             }
                         });
                 team.meet();

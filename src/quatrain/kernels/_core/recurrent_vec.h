@@ -80,6 +80,19 @@ template <class T, class IO> QT_INLINE void put(IO* p, Vec<T> v, int64_t count) 
     for (int64_t i = 0; i < count; ++i) p[i] = part[i];
 }
 
+// To memory that is not read soon: past the caches, where a whole line is written.
+template <class T> QT_INLINE void stream(T* p, Vec<T> v) {
+#if defined(__AVX512F__)
+    if (((uintptr_t)p & 63) == 0) return _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#endif
+    store(p, v);
+}
+template <class T, class IO> QT_INLINE void stream_data(IO* p, Vec<T> v, int64_t count) {
+    if constexpr (std::is_same_v<T, IO>)
+        if (count >= lanes<T>) return stream(p, v);
+    put<T>(p, v, count);
+}
+
 QT_INLINE Vec<double> reciprocal(Vec<double> d) { return 1.0 / d; }
 QT_INLINE Vec<float> reciprocal(Vec<float> d) {
 #if defined(__AVX512F__)

@@ -36,12 +36,12 @@ template <class T, class IO, class P> struct RnnCell : Cell<T, IO, P> {
         for (int u = 0; u < 4; ++u) __builtin_prefetch(states + u * L);
     }
 
-    QT_INLINE void backward(int64_t s, int64_t t, int64_t unit, Vec<T> through, IO* dx, A* dz) const {
+    QT_INLINE void backward(int64_t s, int64_t t, int64_t local, int64_t unit, Vec<T> through, A* dz) const {
         Vec<T> h = get<T>((const T*)a.states + batch.position(s, t) * a.states_row + unit, a.states_row - unit);
         Vec<T> dh = through + this->dh(s, t, unit);
         const Vec<T> d[1] = {a.variant ? dh * (h > Vec<T>{} ? all<T>(1) : Vec<T>{}) : dh * (T(1) - h * h)};
         P::put(dz + unit, d[0]);
-        this->put_dx(dx, unit, d);
+        this->put_dx(s, local, unit, d);
     }
 
     void first(int64_t s, int64_t unit, Vec<T> through) const {

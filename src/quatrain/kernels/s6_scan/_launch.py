@@ -128,13 +128,14 @@ class Shape:
 def shapes(states: int) -> tuple[Shape, Shape]:
     """Of the forward and the backward kernels for N states; both pad N alike."""
     padded = next(padded for padded in (4, 8, 16, 32, 64, 128, 256) if states <= padded)
+    back_tile = 32 if padded in (16, 32) else 16 if padded <= 128 else 8
+    tile = min(16, back_tile)  # the forward pass marks states at the backward pass's tiles
     if padded == 4:
-        forward = Shape(lanes=1, own=4, channels=2, warps=4, tile=16, blocks=4)
+        forward = Shape(lanes=1, own=4, channels=2, warps=4, tile=tile, blocks=4)
     else:
-        forward = Shape(lanes=padded // 8, own=8, channels=1, warps=4, tile=16, blocks=5)
+        forward = Shape(lanes=padded // 8, own=8, channels=1, warps=4, tile=tile, blocks=4)
     own = 8 if padded == 256 else 4
-    tile = 32 if padded in (16, 32) else 16 if padded <= 128 else 8
-    backward = Shape(lanes=padded // own, own=own, channels=2, warps=4, tile=tile, blocks=2)
+    backward = Shape(lanes=padded // own, own=own, channels=2, warps=4, tile=back_tile, blocks=2)
     return forward, backward
 
 
@@ -145,7 +146,7 @@ def processors(device: torch.device) -> int:
 
 
 def plan(time: int, blocks: int, room: int, unit: int) -> tuple[int, int]:
-    """Number of chunks and steps of a chunk: one where ``blocks`` fill ``room``, else as many as fit."""
+    """Number of chunks and their steps: one chunk where ``blocks`` fill ``room``, else as many as fit."""
     chunks = 1 if 3 * blocks > room else max(1, min(room // blocks, time // _LEAST_CHUNK))
     steps = -(-time // chunks)
     steps = -(-steps // unit) * unit
@@ -257,8 +258,8 @@ class Launch:
         shape, x = self.shapes[1], self.inputs
         self._rows("dy", dy.to(self.u.dtype))
         kernels = self._prepare(shape, "backward.cu")
-        args = self.args
-        wide: dict[str, Any] = {"dtype": torch.float32, "device": self.device}
+        args: Any = self.args
+        wide: Any = {"dtype": torch.float32, "device": self.device}
         self._set("marks", marks)
         dh = None if dh is None else dh.to(torch.float32).contiguous()
         self._set("dh", dh)
@@ -288,16 +289,9 @@ class Launch:
         da = part_a.sum(0)[:, : self.states]
         dskip, dbias = part_width.sum(0)
         found = (
-            grads["du"],
-            grads["ddelta"],
-            da,
-            grads["db"],
-            grads["dc"],
-            dskip,
-            grads.get("dgate"),
-            dbias,
+            grads["du"], grads["ddelta"], da, grads["db"], grads["dc"], dskip, grads.get("dgate"), dbias,
             grads.get("dh0"),
-        )
+        )  # fmt: skip
         return [
             self.u.new_empty(0) if given is None or grad is None else grad.to(given.dtype).contiguous()
             for given, grad in zip(x[:9], found, strict=True)

@@ -21,7 +21,7 @@
 #ifndef OFFSET
 #define OFFSET 0x1p-26f
 #endif
-#define CUT 100.f  // powers of two: a state that decayed by more is gone
+#define CUT 32.f  // powers of two: what decayed by more is left out, 2^-8 of what float32 rounds off
 
 struct Args {  // the same fields in the same order as in _launch.py
     const Data *u, *delta, *b, *c, *gate, *dy;

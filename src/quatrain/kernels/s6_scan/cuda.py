@@ -1,11 +1,10 @@
 """S6 scan in CUDA C++, compiled at run time.
 
 See README.md beside this file for the derivation; forward.cu and backward.cu hold the kernels. Both passes
-are ops of torch.library, so that torch.compile and CUDA graphs take them whole. No index tensor is read on
-the host.
+are ops of torch.library, so that torch.compile takes them whole. No index tensor is read on the host.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -168,8 +167,7 @@ _ARGUMENTS = (
     "Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor? skip, Tensor? gate, Tensor? delta_bias, "
     "Tensor? h0, bool softplus, bool zoh, Tensor? lengths, Tensor? cu_seqlens"
 )
-_library: Any = torch.library.Library  # untyped in torch
-LIBRARY = _library("quatrain", "FRAGMENT")
+LIBRARY: Any = cast("Any", torch.library).Library("quatrain", "FRAGMENT")
 LIBRARY.define(f"s6_scan_cuda({_ARGUMENTS}, bool keep) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(f"s6_scan_cuda_backward(Tensor dy, Tensor? dh, Tensor marks, {_ARGUMENTS}) -> Tensor[]")
 LIBRARY.impl("s6_scan_cuda", forward, "CUDA")

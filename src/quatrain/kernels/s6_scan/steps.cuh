@@ -95,7 +95,7 @@ __device__ __forceinline__ void prepare_back(
 
 // A chunk alone, walked from its end (or, reversed, from its beginning): what its inputs leave in its last state
 // (reversed: what its cotangents send to the state before it). Each term is weighed with the decay of the steps
-// walked so far, so the walk may stop once nothing before can count: then `total` is -1, else the sum of dt.
+// walked so far, so a state's walk stops once nothing further can count (2^-CUT of an input), and the whole walk when all have: then `total` is -1, else the sum of dt.
 template <bool REVERSED>
 __device__ __forceinline__ void tail(const Args& p) {
     float* dt_s = (float*)shared_memory;
@@ -106,16 +106,19 @@ __device__ __forceinline__ void tail(const Args& p) {
     const Place k = place(p, p.chunks - 1, REVERSED ? 1 : 0);
     const Thread s = thread_of(k.tid);
     const Channel mine = channel_parameters(p, k);
-    float rate[CHANNELS][OWN], sum[CHANNELS][OWN], walked[CHANNELS], slowest[CHANNELS];
-    read_rates(rate, p, k, s);
+    // A thread's states lie LANES apart, so that those of one index are of about one speed: they end together.
+    float rate[CHANNELS][OWN], sum[CHANNELS][OWN], walked[CHANNELS];
     EACH(r, CHANNELS) {
+        const int channel = channel_of(s.row + r * SLOTS);
         walked[r] = 0.f;
-        slowest[r] = -1e30f;
         EACH(n, OWN) {
+            const int state = s.part + n * LANES;
+            const bool real = channel < k.count && state < p.states;
+            rate[r][n] = real ? p.a[(Long)(k.first + channel) * p.states + state] * LOG2E : -1.f;
             sum[r][n] = 0.f;
-            if (s.state + n < p.states) slowest[r] = fmaxf(slowest[r], rate[r][n]);
         }
     }
+    unsigned alive = (1u << OWN / 2) - 1;  // pairs of states that can still count, in any of the warp's lanes
     const int tiles = (int)((k.stop - k.start + TILE - 1) / TILE);
     const int step = REVERSED ? p.dy_step : p.u_step, map_step = REVERSED ? p.c_step : p.b_step;
     bool ended = false;
@@ -144,7 +147,10 @@ __device__ __forceinline__ void tail(const Args& p) {
         } else {
             prepare(dt_s, in_s, raw.u, raw.delta, mine, left, k.tid);
         }
-        store_map(map_s, raw.b, k.tid);
+        EACH(i, MAPS) {  // in the order of the threads' states
+            const int at = item_of(i, k.tid), n = at % STATES;
+            if (at < TILE * STATES) map_s[at - n + n % LANES * OWN + n / LANES] = widen(raw.b[i]);
+        }
         if (PACKED) mark_edges(code_s, p, tile, left, k.tid);
         __syncthreads();
         const Long next = tile + (REVERSED ? TILE : -TILE);
@@ -160,40 +166,47 @@ __device__ __forceinline__ void tail(const Args& p) {
                 load_quad(in[r], in_s + (s.row + r * SLOTS) * ROW + 4 * q);
             }
             const bool edge = PACKED && has_edge(code_s, q);
+            float way[CHANNELS][4];  // sums of the step sizes that a step's term passes
             EACH(jj, 4) {
                 const int j = REVERSED ? jj : 3 - jj;
-                float m[OWN];
-                load_states(m, map_s + (4 * q + j) * STATES + s.state);
-                if (PACKED && ended) continue;
                 EACH(r, CHANNELS) {
+                    if (PACKED && ended) in[r][j] = 0.f, dt[r][j] = 0.f;
                     if (REVERSED) walked[r] += dt[r][j];
-                    EACH(n, OWN) {
-                        float add = REVERSED ? in[r][j] * m[n] : drive(dt[r][j], in[r][j], m[n], rate[r][n]);
-                        sum[r][n] = fmaf(ex2(rate[r][n] * walked[r]), add, sum[r][n]);
-                    }
+                    way[r][j] = walked[r];
                     if (!REVERSED) walked[r] += dt[r][j];
                 }
-                if (PACKED && edge && (code_s[4 * q + j] & (REVERSED ? 2 : 1))) {
-                    const Long sequence = code_s[4 * q + j] / 4;
-                    EACH(r, CHANNELS) {
-                        int channel = channel_of(s.row + r * SLOTS);
-                        float h[OWN];
-                        EACH(n, OWN) h[n] = 0.f;
-                        if (channel < k.count) {
-                            read_state(h, REVERSED ? p.dh : p.h0, sequence, k.first + channel, p, s.state);
-                        }
-                        EACH(n, OWN) sum[r][n] = fmaf(ex2(rate[r][n] * walked[r]), h[n], sum[r][n]);
+                if (PACKED && edge && !ended && (code_s[4 * q + j] & (REVERSED ? 2 : 1))) {
+                    const float* from_state = REVERSED ? p.dh : p.h0;
+                    EACH(r, CHANNELS) EACH(n, OWN) {
+                        const int channel = channel_of(s.row + r * SLOTS), state = s.part + n * LANES;
+                        if (!from_state || channel >= k.count || state >= p.states) continue;
+                        const Long at = (Long)(code_s[4 * q + j] / 4) * p.width + k.first + channel;
+                        sum[r][n] = fmaf(ex2(rate[r][n] * walked[r]), from_state[at * p.states + state], sum[r][n]);
                     }
                     ended = true;
                 }
             }
+            float m[4][OWN];
+            EACH(j, 4) load_states(m[j], map_s + (4 * q + j) * STATES + s.state);
+            EACH(pair, OWN / 2) {
+                if (!(alive >> pair & 1)) continue;
+                EACH(j, 4) EACH(r, CHANNELS) EACH(i, 2) {
+                    const int n = 2 * pair + i;
+                    const float add =
+                        REVERSED ? in[r][j] * m[j][n] : drive(dt[r][j], in[r][j], m[j][n], rate[r][n]);
+                    sum[r][n] = fmaf(ex2(rate[r][n] * way[r][j]), add, sum[r][n]);
+                }
+            }
         }
-        bool gone = true;
-        EACH(r, CHANNELS) {
-            bool real = channel_of(s.row + r * SLOTS) < k.count && slowest[r] > -1e29f;
-            if (real && !(slowest[r] * walked[r] < -CUT)) gone = false;
+        EACH(pair, OWN / 2) {
+            bool lives = false;
+            EACH(r, CHANNELS) EACH(i, 2) {
+                const bool real = channel_of(s.row + r * SLOTS) < k.count && s.part + (2 * pair + i) * LANES < p.states;
+                lives = lives || (real && !(rate[r][2 * pair + i] * walked[r] < -CUT));
+            }
+            if (!__any_sync(ALL_LANES, lives)) alive &= ~(1u << pair);
         }
-        if (__syncthreads_and(gone || ended)) ended = true;
+        if (__syncthreads_and(alive == 0 || ended)) ended = true;
         tile = next;
     }
     const int slot = REVERSED ? k.chunk - 1 : k.chunk;
@@ -201,7 +214,7 @@ __device__ __forceinline__ void tail(const Args& p) {
         int channel = channel_of(s.row + r * SLOTS);
         if (channel >= k.count) continue;
         Long at = carry_at(p, slot, k.row, k.first + channel);
-        save_states(p.carry + at * STATES + s.state, sum[r]);
+        EACH(n, OWN) p.carry[at * STATES + s.part + n * LANES] = sum[r][n];
         if (s.part == 0) p.total[at] = ended ? -1.f : walked[r];
     }
 }
@@ -217,10 +230,20 @@ __device__ __forceinline__ void link(const Args& p) {
     const float rate = real ? p.a[(Long)channel * p.states + n] * LOG2E : -1.f;
     const float* first = REVERSED ? p.dh : p.h0;
     float h = real && first && !PACKED ? first[((Long)row * p.width + channel) * p.states + n] : 0.f;
-    for (int j = 0; j < p.chunks - 1; ++j) {
-        Long at = carry_at(p, REVERSED ? p.chunks - 2 - j : j, row, channel);
-        float total = p.total[at], added = p.carry[at * STATES + n];
-        h = total < 0.f ? added : fmaf(ex2(rate * total), h, added);
-        p.carry[at * STATES + n] = h;
+    constexpr int AHEAD = 8;  // reads in flight: none waits for the one before
+    for (int first = 0; first < p.chunks - 1; first += AHEAD) {
+        float total[AHEAD], added[AHEAD];
+        Long at[AHEAD];
+        EACH(j, AHEAD) {
+            const int slot = min(first + j, p.chunks - 2);
+            at[j] = carry_at(p, REVERSED ? p.chunks - 2 - slot : slot, row, channel);
+            total[j] = p.total[at[j]];
+            added[j] = p.carry[at[j] * STATES + n];
+        }
+        EACH(j, AHEAD) {
+            if (first + j >= p.chunks - 1) break;
+            h = total[j] < 0.f ? added[j] : fmaf(ex2(rate * total[j]), h, added[j]);
+            p.carry[at[j] * STATES + n] = h;
+        }
     }
 }

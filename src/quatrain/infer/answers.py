@@ -1,0 +1,201 @@
+"""What a trained model says about new inputs: classes, tags, transcripts, forecasts."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quatrain import checkpoint
+from quatrain.data.batches import padded
+from quatrain.data.corpus import ending
+from quatrain.data.readers import audio, folder, jsonl, series, table, ucr
+from quatrain.data.readers._item import Item
+from quatrain.data.sequences import Meaning, meaning_from_dict
+from quatrain.errors import DataError
+from quatrain.infer._mode import evaluating
+from quatrain.model.backbone import State
+from quatrain.model.config import QUANTILES
+from quatrain.model.sequence import SequenceModel
+from quatrain.tasks.score import greedy
+
+_BATCH = 32  # sequences answered at a time
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What follows a series, in its own units.
+
+    Attributes:
+        columns: the target columns, M of them.
+        mean: ``(H, M)``.
+        quantiles: ``(H, M, Q)`` at the levels ``levels``.
+    """
+
+    columns: tuple[str, ...]
+    mean: NDArray[np.float64]
+    quantiles: NDArray[np.float64]
+    levels: tuple[float, ...] = QUANTILES
+
+
+class Predictor:
+    """A checkpoint of any task but lm, ready to answer. Raises DataError, CheckpointError as `load`."""
+
+    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
+        meta = checkpoint.load_meta(path)
+        self.model: SequenceModel = checkpoint.load(path, device)
+        self.task = self.model.config.task
+        if self.task == "lm":
+            raise DataError(
+                f"checkpoint {str(path)!r}: is a language model; quatrain generate continues texts"
+            )
+        self.meaning: Meaning = meaning_from_dict(meta.get("meaning"))
+        self.context = int(meta["config"]["train"]["sequence"])
+
+    def answers(self, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
+        """A row for each item, in order: ``source``, and by task
+
+        - classify: ``class``, ``probability``, ``probabilities`` of all classes
+        - tag: ``tags``, one for each step (of a text: for each byte)
+        - transcribe: ``text``
+
+        Raises DataError for an item of another shape than the model reads.
+        """
+        queue = iter(items)
+        while block := list(islice(queue, _BATCH)):
+            for item in block:
+                self._check(item)
+            sequences = [self.meaning.normalised(item.values) for item in block]
+            lengths = torch.tensor([len(sequence) for sequence in sequences])
+            inputs = padded(sequences, self.meaning.channels).to(self.model.device)
+            with torch.no_grad(), evaluating(self.model):
+                output, _ = self.model(inputs, lengths=lengths.to(self.model.device), keep_state=False)
+            for item, logits, length in zip(block, output.float().cpu(), lengths.tolist(), strict=True):
+                yield {"source": item.where, **self._answer(logits, length)}
+
+    def forecast(self, values: NDArray[Any]) -> Forecast:
+        """What follows ``values (T, C)``, of which the last steps that training saw at a time are read."""
+        normal = self.meaning.normalised(values[-self.context :])
+        inputs = torch.from_numpy(normal)[None].to(self.model.device)
+        with torch.no_grad(), evaluating(self.model):
+            x, _ = self.model.hidden(inputs, keep_state=False)
+            return self._unscaled(self.model.forecasts(x[:, -1], inputs[:, -1])[0])
+
+    def stream(self, rows: Iterable[NDArray[Any]]) -> Iterator[Forecast]:
+        """A forecast after every row ``(C,)`` as it arrives; the state is all that is kept."""
+        state: State = self.model.initial_state(1)
+        with torch.no_grad(), evaluating(self.model):
+            for row in rows:
+                inputs = torch.from_numpy(self.meaning.normalised(row[None])).to(self.model.device)
+                output, state = self.model.step(inputs, state)
+                yield self._unscaled(output[0])
+
+    def _answer(self, logits: Tensor, length: int) -> dict[str, Any]:
+        labels = self.meaning.labels
+        if self.task == "classify":
+            chances = logits.softmax(-1)
+            best = int(chances.argmax())
+            every = {label: round(float(p), 6) for label, p in zip(labels, chances, strict=True)}
+            return {"class": labels[best], "probability": every[labels[best]], "probabilities": every}
+        if self.task == "tag":
+            return {"tags": [labels[number] for number in logits[:length].argmax(-1).tolist()]}
+        return {"text": greedy(logits, length, labels)}
+
+    def _unscaled(self, forecast: Tensor) -> Forecast:  # (H, M, 6)
+        meaning = self.meaning
+        mean, std = (np.asarray(each[: meaning.targets]) for each in (meaning.mean, meaning.std))
+        values = forecast.double().cpu().numpy() * std[:, None] + mean[:, None]
+        ordered = np.sort(values[..., 1:], -1)  # quantiles are learnt one by one and may cross
+        return Forecast(meaning.columns[: meaning.targets], values[..., 0], ordered)
+
+    def _check(self, item: Item) -> None:
+        channels = item.values.shape[1] if item.values.ndim == 2 else 0
+        if channels != self.meaning.channels:
+            here, there = (f"{n} numbers a step" if n else "text" for n in (channels, self.meaning.channels))
+            raise DataError(f"{item.where}: has {here}, the model reads {there}")
+        if item.rate != self.meaning.rate:
+            rate = f"{item.rate} samples a second, the model was trained on {self.meaning.rate}"
+            raise DataError(f"{item.where}: has {rate}")
+
+
+def predict(checkpoint: str | Path, input: str | Path) -> list[dict[str, Any]] | Forecast:
+    """What the model of a checkpoint says about a file: a row for each sequence in it, or a `Forecast`.
+
+    The rows are those of `Predictor.answers`. Raises DataError for a file that the model cannot read,
+    CheckpointError as `quatrain.load`.
+    """
+    predictor, path = Predictor(checkpoint), Path(input)
+    if predictor.task == "forecast":
+        return predictor.forecast(read_context(path, predictor.meaning, predictor.context))
+    return list(predictor.answers(read_inputs(path, predictor.meaning)))
+
+
+def read_inputs(path: Path, meaning: Meaning) -> Iterator[Item]:
+    """The inputs in a file, labels not asked for: JSON Lines, CSV, .ts, WAV, FLAC, else one text."""
+    if not path.is_file():
+        raise DataError(f"{path}: {'is a directory; name files' if path.is_dir() else 'does not exist'}")
+    kind = ending(path)
+    if kind in (".jsonl", ".ndjson"):
+        yield from jsonl.read(path, meaning.features)
+    elif kind in table.ENDINGS:
+        opened = table.open_table(path)
+        yield from series.read_rows(opened, series.label_column(opened, ()))
+    elif kind == ".ts":
+        yield from ucr.read(path)
+    elif kind in audio.ENDINGS:
+        values, rate = audio.read(path, meaning.features)
+        yield Item(values, None, str(path), rate=rate)
+    else:
+        yield Item(folder.text(path), None, str(path))
+
+
+def read_context(path: Path, meaning: Meaning, keep: int) -> NDArray[np.float32]:
+    """The last ``keep`` rows of a series ``(T, C)``. Raises DataError where a column is missing."""
+    if not path.is_file():
+        raise DataError(f"{path}: {'is a directory; name files' if path.is_dir() else 'does not exist'}")
+    opened = table.open_table(path)
+    named = [name for name in meaning.columns if name in opened.columns]
+    plain = len(meaning.columns) - (6 if meaning.calendar else 0)
+    if len(named) < plain:
+        missing = next(name for name in meaning.columns if name not in opened.columns)
+        raise DataError(f"{path}: has no column {missing!r}, which the model reads")
+    columns = series.Columns(tuple(named), (), table.time_column(opened), meaning.calendar)
+    held = np.zeros((0, len(meaning.columns)), dtype=np.float32)
+    for item in series.read_series(opened, columns):
+        held = np.concatenate((held, item.values))[-keep:]
+    return held
+
+
+def parse_row(line: str, meaning: Meaning, where: str) -> NDArray[np.float64]:
+    """A line of numbers with commas between them as a step ``(C,)``. Raises DataError naming the cell."""
+    cells = line.strip().split(",")
+    if len(cells) != len(meaning.columns):
+        names = ", ".join(meaning.columns)
+        raise DataError(f"{where}: {len(cells)} cells; the model reads {len(meaning.columns)}: {names}")
+    values = np.empty(len(cells))
+    for index, (name, cell) in enumerate(zip(meaning.columns, cells, strict=True)):
+        try:
+            values[index] = float(cell)
+        except ValueError:
+            values[index] = np.nan
+        if not np.isfinite(values[index]):
+            raise DataError(f"{where}, column {name!r} = {cell!r}: must be a finite number")
+    return values
+
+
+def csv_lines(forecast: Forecast) -> Iterator[Sequence[object]]:
+    """Header and rows: step ahead, then for each column its mean and quantiles."""
+    head: list[object] = ["step"]
+    for column in forecast.columns:
+        head += [column, *(f"{column} q{level:g}" for level in forecast.levels)]
+    yield head
+    for step, (mean, quantiles) in enumerate(zip(forecast.mean, forecast.quantiles, strict=True), 1):
+        row: list[object] = [step]
+        for index in range(len(forecast.columns)):
+            row += [f"{mean[index]:.6g}", *(f"{value:.6g}" for value in quantiles[index])]
+        yield row
