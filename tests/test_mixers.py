@@ -2,7 +2,9 @@
 
 import copy
 import io
+import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -539,3 +541,25 @@ def test_a_second_derivative_is_right_or_refused(variant: str) -> None:
     small = 1e-5 * noise(2, 5, WIDTH, seed=2)
     ends = [slope((x + moved).detach().requires_grad_()) for moved in (small, -small)]
     torch.testing.assert_close(2 * (curvature * small).sum(), ends[0] - ends[1], rtol=1e-3, atol=1e-9)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell resident memory")
+@pytest.mark.parametrize("kind", MIXERS)
+def test_training_steps_give_their_memory_back(kind):
+    """Buffers of a step are kept for the next one; that is not the same as never given back."""
+    layer = mixer_class(kind)(width=128)
+    x = torch.randn(8, 128, 128)
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            layer(x, keep_state=False)[0].sum().backward()
+            layer.zero_grad()
+
+    train(5)
+    before = resident_bytes()
+    train(40)
+    assert resident_bytes() - before < 48 << 20

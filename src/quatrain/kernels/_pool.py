@@ -29,4 +29,5 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _give(give: Callable[[int], int], address: int) -> None:
-    give(array("q", (address,)).buffer_info()[0])
+    request = array("q", (address,))  # must live until the core has read it
+    give(request.buffer_info()[0])

@@ -5,7 +5,7 @@ than the scan's elementwise work. Here one small buffer is filled and read again
 """
 
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, c_int, c_int64, c_void_p, cast
+from ctypes import CFUNCTYPE, c_int, c_int64, c_void_p
 from typing import Any, Protocol
 
 import torch
@@ -146,7 +146,6 @@ class _Chunks:
     def __init__(self, batch: int, time: int, work: Callable[[int, int], None]) -> None:
         self.steps = min(time, max(1, _ROWS // batch))
         self._work = work
-        self._function = _CALLBACK(self._call)
         self._error: BaseException | None = None
 
     def _call(self, first: int, steps: int) -> int:
@@ -158,7 +157,11 @@ class _Chunks:
         return 0
 
     def run(self, name: str, fields: dict[str, Any]) -> None:
-        fields |= {"callback": cast(self._function, c_void_p).value, "chunk": self.steps}
+        """Run the core's function ``name`` once."""
+        # A local, and no ctypes.cast: an attribute or a cast would make a cycle, which keeps every tensor of
+        # ``work`` alive until Python looks for cycles, and a training loop makes it do that too rarely.
+        function = _CALLBACK(self._call)
+        fields |= {"callback": c_void_p.from_buffer(function).value, "chunk": self.steps}
         try:
             run(name, fields)
         except RuntimeError:

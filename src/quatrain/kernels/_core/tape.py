@@ -29,7 +29,7 @@ class Tape:
         """Record ``name(arguments)``; ``tensors`` are those whose addresses are among the arguments."""
         held = ctypes.create_string_buffer(arguments, len(arguments))
         self._kept.append((held, tensors))
-        function = ctypes.cast(_core.function(name), ctypes.c_void_p).value  # type: ignore[arg-type]
+        function = ctypes.c_void_p.from_buffer(_core.function(name)).value  # type: ignore[arg-type]
         assert function is not None
         self._calls += (function, ctypes.addressof(held))
         self._row = array("q", (len(self._calls) // 2, *self._calls))
