@@ -29,4 +29,5 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _give(give: Callable[[int], int], address: int) -> None:
-    give(array("q", (address,)).buffer_info()[0])
+    request = array("q", (address,))  # it has to outlive the call
+    give(request.buffer_info()[0])

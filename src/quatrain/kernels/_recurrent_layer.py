@@ -5,7 +5,7 @@ than the scan's elementwise work. Here one small buffer is filled and read again
 """
 
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, c_int, c_int64, c_void_p, cast
+from ctypes import CFUNCTYPE, c_int, c_int64, c_void_p
 from typing import Any, Protocol
 
 import torch
@@ -140,32 +140,29 @@ def _can_run(x: Tensor, impl: str) -> bool:
     )
 
 
-class _Chunks:
-    """Calls ``work(first, steps)`` from C; an exception is kept, stops the scan and is raised by `run`."""
+def _in_chunks(
+    name: str, fields: dict[str, Any], batch: int, time: int, work: Callable[[int, int], None]
+) -> None:
+    """Run a scan that calls ``work(first, steps)`` for every chunk; an exception in it is raised here."""
+    failed: list[BaseException] = []
 
-    def __init__(self, batch: int, time: int, work: Callable[[int, int], None]) -> None:
-        self.steps = min(time, max(1, _ROWS // batch))
-        self._work = work
-        self._function = _CALLBACK(self._call)
-        self._error: BaseException | None = None
-
-    def _call(self, first: int, steps: int) -> int:
+    def guarded(first: int, steps: int) -> int:
         try:
-            self._work(first, steps)
+            work(first, steps)
         except BaseException as error:
-            self._error = error
+            failed.append(error)
             return 1
         return 0
 
-    def run(self, name: str, fields: dict[str, Any]) -> None:
-        fields |= {"callback": cast(self._function, c_void_p).value, "chunk": self.steps}
-        try:
-            run(name, fields)
-        except RuntimeError:
-            if self._error is None:
-                raise
-        if self._error is not None:
-            raise self._error
+    function = _CALLBACK(guarded)
+    fields |= {"callback": c_void_p.from_buffer(function).value, "chunk": min(time, max(1, _ROWS // batch))}
+    try:
+        run(name, fields)
+    except RuntimeError:
+        if not failed:
+            raise
+    if failed:
+        raise failed[0]
 
 
 def _buffer(x: Tensor, columns: int) -> Tensor:
@@ -225,12 +222,11 @@ class _Layer(torch.autograd.Function):
             else:
                 torch.addmm(in_bias, rows, matrix, out=out)
 
-        chunks = _Chunks(batch, time, project)
         starts = [None if s is None else s.to(wide).contiguous() for s in (bias, h0, c0)]
         fields = common(kind, x, weight, None, variant) | saved_fields(saved)
         fields |= dict(zip(("bias", "h0", "c0"), starts, strict=True)) | _strides("x", drive, batch)
         with no_autocast(x):
-            chunks.run(f"qt_{kind.name}_forward", fields)
+            _in_chunks(f"qt_{kind.name}_forward", fields, batch, time, project)
         if keep:
             kept = (saved.gates, saved.cells, saved.inner, None if saved.states is saved.y else saved.states)
             ctx.save_for_backward(saved.y, *kept, x, in_weight, in_bias, weight, bias, h0, c0)
@@ -264,7 +260,7 @@ class _Layer(torch.autograd.Function):
         if sums.dinner is not None:
             fields |= _strides("dinner", sums.dinner, len(y))
         with no_autocast(y):
-            _Chunks(len(y), y.shape[1], sums.add).run(f"qt_{kind.name}_backward", fields)
+            _in_chunks(f"qt_{kind.name}_backward", fields, len(y), y.shape[1], sums.add)
         return (
             None,
             None,
