@@ -99,9 +99,11 @@ def step(
     """
     if h0 is None or len(x) > _STEP_ROWS or not _can_run(x, impl) or torch.is_autocast_enabled("cpu"):
         return None
+    width, wide = weight.shape[1], wide_dtype(x.dtype)
     if recorded(x, in_weight, weight, h0) or in_weight.dtype != x.dtype:
         return None
-    width, wide = weight.shape[1], h0.dtype
+    if h0.dtype != wide or (c0 is not None and c0.dtype != wide):
+        return None
     y, h = x.new_empty(len(x), width), h0.new_empty(h0.shape)
     c = None if c0 is None else torch.empty_like(h)
     if bias is not None and bias.dtype != wide:
@@ -185,7 +187,7 @@ class _Part:
         if self._buffer is None:
             return part[0]
         rows = self._buffer[: steps * len(part)]
-        rows.unflatten(0, (steps, len(part))).copy_(part.transpose(0, 1))
+        rows.view(steps, len(part), -1).copy_(part.transpose(0, 1))
         return rows
 
 
@@ -319,7 +321,7 @@ class _Sums:
         _add_product(self.of_in_weight, dx, rows)
         self.of_in_bias += dx.sum(0, dtype=self.of_in_bias.dtype)
         h, width = self._h[:count], self._h.shape[1]
-        self._put_h_before(h.unflatten(0, (steps, batch)), first)
+        self._put_h_before(h.view(steps, batch, -1), first)
         if self._kind.gates != 3:
             _add_product(self.of_weight, dx, h)
             return

@@ -22,7 +22,7 @@ QT_INLINE void dots(const IO* w, int64_t apart, const T* x, int64_t row, int64_t
     Vec<T> sum[J][R] = {};
     int64_t k = 0;
     for (; k + lanes<T> <= width; k += lanes<T>)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int j = 0; j < J; ++j) {
             Vec<T> v = Data<T, IO>::get(w + j * apart + k);
 #pragma GCC unroll 8
