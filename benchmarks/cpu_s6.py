@@ -133,6 +133,7 @@ def beside_peers(steps: int, mode: str, rounds: int) -> list[dict[str, Any]]:
     plain, fused = (arguments(steps, fused=f) for f in (False, True))
     make = forward if mode == "forward" else training
     ways = {"quatrain:cpp": make(s6_scan, plain), "quatrain:cpp fused": make(s6_scan, fused)}
+    ways["quatrain:cpp fused zoh"] = make(s6_scan, fused | {"zoh": True})
     ways["quatrain:torch"] = make(lambda **given: s6_scan(**given, impl="torch"), plain)
     if importlib.util.find_spec("mambapy") is not None:
         ways["mambapy pscan"] = make(as_mambapy, plain)
@@ -299,7 +300,7 @@ PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    """Measure the parts asked for, each saved to a file of its own."""
+    """Measure all parts, or those asked for, into one file; a run that is stopped keeps the parts it finished."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way")
@@ -307,8 +308,10 @@ def main() -> None:
     if _core.missing() is not None:
         parser.error(str(_core.missing()))
     torch.set_num_threads(torch.get_num_threads())
+    rows: list[dict[str, Any]] = []
     for part in asked.part or PARTS:
-        save(f"cpu_s6_{part}", PARTS[part](asked.rounds))
+        rows += PARTS[part](asked.rounds)
+        save("_".join(["cpu_s6", *(asked.part or [])]), rows)
 
 
 if __name__ == "__main__":
