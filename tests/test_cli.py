@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,12 +29,7 @@ def test_starts_light(argument: str) -> None:
         "heavy = {'torch', 'numpy', 'rich', 'safetensors'} & set(sys.modules)\n"
         "sys.exit(f'loads {heavy}' if heavy else code)"
     )
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.3, f"{argument} took {min(times):.2f} s"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,20 +94,29 @@ def _padded(dtype: torch.dtype, width: int) -> int:
     return _core.function("qt_recurrent_padded")(arguments.buffer_info()[0])
 
 
+_PLACE = {name: i for i, name in enumerate(_FIELDS)}
+_EMPTY = array("q", [0] * len(_FIELDS))
+
+
+def _row(fields: dict[str, Any]) -> "array[int]":
+    row = _EMPTY[:]
+    for name, value in fields.items():
+        if value is not None:
+            row[_PLACE[name]] = value.data_ptr() if isinstance(value, Tensor) else value
+    return row
+
+
 def packed(fields: dict[str, Any]) -> bytes:
     """``struct QtRecurrent`` with these fields, the others 0."""
-    values = (fields.get(name) for name in _FIELDS)
-    return array("q", [v.data_ptr() if isinstance(v, Tensor) else (v or 0) for v in values]).tobytes()
+    return _row(fields).tobytes()
 
 
 def run(name: str, fields: dict[str, Any]) -> None:
-    _core.run(
-        name,
-        [
-            value.data_ptr() if isinstance(value, Tensor) else (value or 0)
-            for value in map(fields.get, _FIELDS)
-        ],
-    )
+    """Call the core with these fields, the others 0. Raises RuntimeError if it refuses."""
+    row = _row(fields)
+    code = _core.function(name)(row.buffer_info()[0])
+    if code:
+        raise RuntimeError(f"{name}: the core refused its arguments (code {code})")
 
 
 def common(kind: Kind, x: Tensor, weight: Tensor, ranks: Ranks | None, variant: int) -> dict[str, Any]:

@@ -99,9 +99,11 @@ def step(
     """
     if h0 is None or len(x) > _STEP_ROWS or not _can_run(x, impl) or torch.is_autocast_enabled("cpu"):
         return None
+    width, wide = weight.shape[1], wide_dtype(x.dtype)
     if recorded(x, in_weight, weight, h0) or in_weight.dtype != x.dtype:
         return None
-    width, wide = weight.shape[1], h0.dtype
+    if h0.dtype != wide or (c0 is not None and c0.dtype != wide):
+        return None
     y, h = x.new_empty(len(x), width), h0.new_empty(h0.shape)
     c = None if c0 is None else torch.empty_like(h)
     if bias is not None and bias.dtype != wide:
@@ -140,35 +142,31 @@ def _can_run(x: Tensor, impl: str) -> bool:
     )
 
 
-class _Chunks:
-    """Calls ``work(first, steps)`` from C; an exception is kept, stops the scan and is raised by `run`."""
+def _in_chunks(
+    name: str, fields: dict[str, Any], batch: int, time: int, work: Callable[[int, int], None]
+) -> None:
+    """Run a scan that calls ``work(first, steps)`` for every chunk; an exception in it is raised here."""
+    failed: list[BaseException] = []
 
-    def __init__(self, batch: int, time: int, work: Callable[[int, int], None]) -> None:
-        self.steps = min(time, max(1, _ROWS // batch))
-        self._work = work
-        self._error: BaseException | None = None
-
-    def _call(self, first: int, steps: int) -> int:
+    def guarded(first: int, steps: int) -> int:
         try:
-            self._work(first, steps)
+            work(first, steps)
         except BaseException as error:
-            self._error = error
+            failed.append(error)
             return 1
         return 0
 
-    def run(self, name: str, fields: dict[str, Any]) -> None:
-        """Run the core's function ``name`` once."""
-        # A local, and no ctypes.cast: an attribute or a cast would make a cycle, which keeps every tensor of
-        # ``work`` alive until Python looks for cycles, and a training loop makes it do that too rarely.
-        function = _CALLBACK(self._call)
-        fields |= {"callback": c_void_p.from_buffer(function).value, "chunk": self.steps}
-        try:
-            run(name, fields)
-        except RuntimeError:
-            if self._error is None:
-                raise
-        if self._error is not None:
-            raise self._error
+    # No attribute and no ctypes.cast: either makes a cycle, which keeps every tensor of ``work`` alive until
+    # Python looks for cycles, and a training loop makes it do that too rarely.
+    function = _CALLBACK(guarded)
+    fields |= {"callback": c_void_p.from_buffer(function).value, "chunk": min(time, max(1, _ROWS // batch))}
+    try:
+        run(name, fields)
+    except RuntimeError:
+        if not failed:
+            raise
+    if failed:
+        raise failed[0]
 
 
 def _buffer(x: Tensor, columns: int) -> Tensor:
@@ -228,12 +226,11 @@ class _Layer(torch.autograd.Function):
             else:
                 torch.addmm(in_bias, rows, matrix, out=out)
 
-        chunks = _Chunks(batch, time, project)
         starts = [None if s is None else s.to(wide).contiguous() for s in (bias, h0, c0)]
         fields = common(kind, x, weight, None, variant) | saved_fields(saved)
         fields |= dict(zip(("bias", "h0", "c0"), starts, strict=True)) | _strides("x", drive, batch)
         with no_autocast(x):
-            chunks.run(f"qt_{kind.name}_forward", fields)
+            _in_chunks(f"qt_{kind.name}_forward", fields, batch, time, project)
         if keep:
             kept = (saved.gates, saved.cells, saved.inner, None if saved.states is saved.y else saved.states)
             ctx.save_for_backward(saved.y, *kept, x, in_weight, in_bias, weight, bias, h0, c0)
@@ -267,7 +264,7 @@ class _Layer(torch.autograd.Function):
         if sums.dinner is not None:
             fields |= _strides("dinner", sums.dinner, len(y))
         with no_autocast(y):
-            _Chunks(len(y), y.shape[1], sums.add).run(f"qt_{kind.name}_backward", fields)
+            _in_chunks(f"qt_{kind.name}_backward", fields, len(y), y.shape[1], sums.add)
         return (
             None,
             None,

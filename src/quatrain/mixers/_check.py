@@ -92,3 +92,13 @@ def check_state(
             raise StateError(
                 f"{label}: device {tensor.device}: must be {like.device}, where the parameters are"
             )
+
+
+def plain_state(state: object, kind: type[Any], shape: tuple[int, ...], like: Tensor) -> bool:
+    """Whether every tensor of a ``kind`` has this shape, float32, on the device of ``like``: the state that
+    `check_state` nearly always sees, told at a fifth of its cost.
+    """
+    return type(state) is kind and all(
+        isinstance(x, Tensor) and x.shape == shape and x.dtype == torch.float32 and x.device == like.device
+        for x in state  # type: ignore[attr-defined]  # a NamedTuple
+    )

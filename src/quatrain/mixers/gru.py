@@ -11,7 +11,7 @@ from quatrain.kernels._recurrent import KINDS
 from quatrain.kernels._recurrent_layer import Run, layer, step
 from quatrain.mixers import _run
 from quatrain.mixers._base import Causal, Layout
-from quatrain.mixers._check import one_of, positive_int
+from quatrain.mixers._check import one_of, plain_state, positive_int
 from quatrain.mixers._init import uniform_
 from quatrain.mixers._recurrent_run import RecurrentRun
 
@@ -118,6 +118,10 @@ class GRU(Causal[GRUState]):
             impl=self.config.impl,
         )
         return None if done is None else (done[0], GRUState(*done[1:]))
+
+    def _check_state(self, state: GRUState, batch: int) -> None:
+        if not plain_state(state, GRUState, (batch, self.config.width), self.recurrent):
+            super()._check_state(state, batch)
 
     def _layout(self, batch: int, time: int) -> Layout:
         return {"h": ((batch, self.config.width), self._wide)}

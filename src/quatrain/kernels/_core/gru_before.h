@@ -14,7 +14,7 @@ template <class T, class IO, class P> struct GruBefore : Cell<T, IO, P> {
     static constexpr bool two_products = true;
     T* other = nullptr;  // (rows, padded): z on the way forward, the cotangent of its input on the way back
 
-    QT_INLINE T* at(T* of, int64_t s, int64_t unit) const { return of + s * padded + unit; }
+    QT_INLINE T* at(T* of, int64_t s, int64_t unit) const { return of + s * this->apart + unit; }
     T* keep(int64_t s, int64_t t, int64_t unit) const { return (T*)a.gates + batch.saved(s, t) * a.gates_row + unit; }
 
     void start(int64_t s, int64_t unit, A* h) const {
@@ -95,14 +95,14 @@ template <class C> struct BeforeForward {
         Product<P, 1, 4> of_candidate{padded / C::L, padded};
         const int threads = useful_threads(a, of_candidate.groups(), padded, 3);
         Workspace space(int64_t(sizeof(A)) * (of_gates.size() + of_candidate.size() + 3 * operand_rows(rows) * row) +
-                        int64_t(sizeof(T)) * (2 * rows * padded + threads * of_gates.sums));
+                        int64_t(sizeof(T)) * (2 * rows * cell.apart + threads * of_gates.sums));
         if (!space) return NO_MEMORY;
         of_gates.packed = space.get<A>(of_gates.size());
         of_candidate.packed = space.get<A>(of_candidate.size());
         A* operands[3];  // h before and after the step, r h
         for (A*& one : operands) one = space.get<A>(operand_rows(rows) * row);
-        cell.carried = space.get<T>(rows * padded);
-        cell.other = space.get<T>(rows * padded);
+        cell.carried = space.get<T>(rows * cell.apart);
+        cell.other = space.get<T>(rows * cell.apart);
         T* sums = space.get<T>(threads * of_gates.sums);
         int64_t n = rows;
         return in_chunks(a, batch.steps(), false, [&](int64_t first, int64_t steps) {
@@ -164,13 +164,13 @@ template <class C> struct BeforeBackward {
         Product<P, 1, 4> of_gates{padded / C::L, 2 * padded}, of_candidate{padded / C::L, padded};
         const int threads = useful_threads(a, of_gates.groups(), padded, 3);
         Workspace space(int64_t(sizeof(A)) * (of_gates.size() + of_candidate.size() + operand_rows(rows) * (row + row_n)) +
-                        int64_t(sizeof(T)) * (2 * rows * padded + threads * of_gates.sums));
+                        int64_t(sizeof(T)) * (2 * rows * cell.apart + threads * of_gates.sums));
         if (!space) return NO_MEMORY;
         of_gates.packed = space.get<A>(of_gates.size());
         of_candidate.packed = space.get<A>(of_candidate.size());
         A *dz = space.get<A>(operand_rows(rows) * row), *dn = space.get<A>(operand_rows(rows) * row_n);
-        cell.carried = space.get<T>(rows * padded);
-        cell.other = space.get<T>(rows * padded);
+        cell.carried = space.get<T>(rows * cell.apart);
+        cell.other = space.get<T>(rows * cell.apart);
         T* sums = space.get<T>(threads * of_gates.sums);
         const int64_t last = batch.steps() - 1;
         return in_chunks(a, batch.steps(), true, [&](int64_t first, int64_t steps) {

@@ -16,7 +16,7 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
     void start(int64_t s, int64_t unit, A* h) const {
         Vec<T> h0 = this->state(a.h0, s, unit);
         P::put(h + unit, h0);
-        store(carried + s * padded + unit, h0);
+        store(carried + s * this->apart + unit, h0);
         if (batch.length(s) == 0 && unit < width) this->put_state(a.h, s, unit, h0);
     }
 
@@ -26,7 +26,7 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
     // x: drive of these units, gates `apart`; sum: products of these units, gate by gate.
     QT_INLINE void forward_of(int64_t s, int64_t t, int64_t unit, const IO* x, int64_t apart, const T* sum, A* h_next) const {
         const int64_t count = width - unit;
-        T* before = carried + s * padded + unit;
+        T* before = carried + s * this->apart + unit;
         Vec<T> r = sigmoid<T>(load(sum) + get<T>(x, count));
         Vec<T> z = sigmoid<T>(load(sum + L) + get<T>(x + apart, count));
         Vec<T> inner = load(sum + 2 * L);
@@ -44,7 +44,7 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
         store(keep + 3 * padded, inner);
     }
 
-    void finish(int64_t s, int64_t unit) const { store(carried + s * padded + unit, Vec<T>{}); }
+    void finish(int64_t s, int64_t unit) const { store(carried + s * this->apart + unit, Vec<T>{}); }
 
     void ahead(int64_t s, int64_t t, int64_t unit) const {
         for (int j = 0; j < kept; ++j)
@@ -55,7 +55,7 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
     QT_INLINE void backward(int64_t s, int64_t t, int64_t local, int64_t unit, Vec<T> through, A* dz) const {
         const T* keep = (const T*)a.gates + batch.saved(s, t) * a.gates_row + unit;
         Vec<T> r = load(keep), z = load(keep + padded), n = load(keep + 2 * padded), inner = load(keep + 3 * padded);
-        T* direct = carried + s * padded + unit;  // of h, past all products
+        T* direct = carried + s * this->apart + unit;  // of h, past all products
         Vec<T> dh = through + load(direct) + this->dh(s, t, unit);
         store(direct, dh * z);
         Vec<T> dn = dh * (T(1) - z) * (T(1) - n * n), inside = dn * r;
@@ -68,7 +68,7 @@ template <class T, class IO, class P> struct GruCell : Cell<T, IO, P> {
     }
 
     void first(int64_t s, int64_t unit, Vec<T> through) const {
-        through += batch.length(s) == 0 ? this->state(a.dh, s, unit) : load(carried + s * padded + unit);
+        through += batch.length(s) == 0 ? this->state(a.dh, s, unit) : load(carried + s * this->apart + unit);
         this->put_state(a.dh0, s, unit, through);
     }
 };

@@ -15,7 +15,7 @@ template <class T, class IO, class P> struct LstmCell : Cell<T, IO, P> {
     void start(int64_t s, int64_t unit, A* h) const {
         Vec<T> h0 = this->state(a.h0, s, unit), c0 = this->state(a.c0, s, unit);
         P::put(h + unit, h0);
-        store(carried + s * padded + unit, c0);
+        store(carried + s * this->apart + unit, c0);
         if (batch.length(s) == 0 && unit < width) {
             this->put_state(a.h, s, unit, h0);
             this->put_state(a.c, s, unit, c0);
@@ -28,7 +28,7 @@ template <class T, class IO, class P> struct LstmCell : Cell<T, IO, P> {
     // x: drive of these units, gates `apart`; sum: products of these units, gate by gate.
     QT_INLINE void forward_of(int64_t s, int64_t t, int64_t unit, const IO* x, int64_t apart, const T* sum, A* h_next) const {
         const int64_t count = width - unit;
-        T* cell = carried + s * padded + unit;
+        T* cell = carried + s * this->apart + unit;
         Vec<T> i = sigmoid<T>(load(sum) + get<T>(x, count));
         Vec<T> f = sigmoid<T>(load(sum + L) + get<T>(x + apart, count));
         Vec<T> g = tanh<T>(load(sum + 2 * L) + get<T>(x + 2 * apart, count));
@@ -49,7 +49,7 @@ template <class T, class IO, class P> struct LstmCell : Cell<T, IO, P> {
         store((T*)a.cells + at * a.cells_row + unit, c);
     }
 
-    void finish(int64_t s, int64_t unit) const { store(carried + s * padded + unit, this->state(a.dc, s, unit)); }
+    void finish(int64_t s, int64_t unit) const { store(carried + s * this->apart + unit, this->state(a.dc, s, unit)); }
 
     void ahead(int64_t s, int64_t t, int64_t unit) const {
         const int64_t at = batch.saved(s, t);
@@ -66,7 +66,7 @@ template <class T, class IO, class P> struct LstmCell : Cell<T, IO, P> {
         Vec<T> i = load(keep), f = load(keep + padded), g = load(keep + 2 * padded), o = load(keep + 3 * padded);
         Vec<T> before = t > 0 ? load(cells + batch.saved(s, t - 1) * a.cells_row) : this->state(a.c0, s, unit);
         Vec<T> bent = tanh<T>(load(cells + at * a.cells_row)), dh = through + this->dh(s, t, unit);
-        T* dc_later = carried + s * padded + unit;
+        T* dc_later = carried + s * this->apart + unit;
         Vec<T> dc = load(dc_later) + dh * o * (T(1) - bent * bent);
         store(dc_later, dc * f);
         const Vec<T> d[gates] = {dc * g * i * (T(1) - i), dc * before * f * (T(1) - f), dc * i * (T(1) - g * g),
@@ -79,7 +79,7 @@ template <class T, class IO, class P> struct LstmCell : Cell<T, IO, P> {
     void first(int64_t s, int64_t unit, Vec<T> through) const {
         if (batch.length(s) == 0) through += this->state(a.dh, s, unit);
         this->put_state(a.dh0, s, unit, through);
-        this->put_state(a.dc0, s, unit, load(carried + s * padded + unit));
+        this->put_state(a.dc0, s, unit, load(carried + s * this->apart + unit));
     }
 };
 

@@ -22,7 +22,7 @@
 
 #include "parallel.h"
 #include "recurrent_abi.h"
-#include "recurrent_vec.h"
+#include "recurrent_math.h"
 
 namespace {
 
@@ -250,7 +250,7 @@ template <class T> struct Plain {
 
 // bfloat16 operands without an instruction for them: rounded, then kept in float32.
 struct Rounded : Plain<float> {
-    static QT_INLINE void put(float* p, Vec<float> v) { store(p, widen(narrow(v))); }
+    static QT_INLINE void put(float* p, Vec<float> v) { store(p, rounded_bf16(v)); }
 };
 
 #if defined(__AVX512BF16__)

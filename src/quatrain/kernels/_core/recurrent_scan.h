@@ -37,7 +37,8 @@ template <class Type, class Data, class Operands> struct Cell {
     const QtRecurrent& a;
     Batch batch;
     const int64_t width, padded;
-    T* carried = nullptr;  // (rows, padded): what a cell keeps from step to step, wide
+    T* carried = nullptr;                    // (rows, apart): what a cell keeps from step to step, wide
+    const int64_t apart = padded + 64 / int64_t(sizeof(T));
 
     Vec<T> state(const void* p, int64_t s, int64_t unit) const {
         return p ? get<T>((const T*)p + batch.state(s) * width + unit, width - unit) : Vec<T>{};
@@ -52,7 +53,7 @@ template <class Type, class Data, class Operands> struct Cell {
     // Results of a step; the state after the last one.
     QT_INLINE void put_h(int64_t s, int64_t t, int64_t unit, Vec<T> h) const {
         const int64_t at = batch.position(s, t);
-        stream_data<T>((IO*)a.y + at * width + unit, h, width - unit);
+        put<T>((IO*)a.y + at * width + unit, h, width - unit);
         if (a.states && a.states != a.y) store((T*)a.states + at * a.states_row + unit, h);
         if (t == batch.length(s) - 1) put_state(a.h, s, unit, h);
     }
@@ -100,12 +101,12 @@ template <class C> int scan_forward(const QtRecurrent& a) {
     Product<P, C::gates, C::units> product{padded / C::L, padded};
     const int threads = useful_threads(a, product.groups(), padded, C::gates);
     Workspace space(int64_t(sizeof(A)) * (product.size() + 2 * operand_rows(rows) * row) +
-                    int64_t(sizeof(T)) * (rows * padded + threads * product.sums));
+                    int64_t(sizeof(T)) * (rows * cell.apart + threads * product.sums));
     if (!space) return NO_MEMORY;
     A* h[2];
     product.packed = space.get<A>(product.size());
     for (A*& one : h) one = space.get<A>(operand_rows(rows) * row);
-    cell.carried = space.get<T>(rows * padded);
+    cell.carried = space.get<T>(rows * cell.apart);
     T* sums = space.get<T>(threads * product.sums);
     int64_t n = rows;
     return in_chunks(a, batch.steps(), false, [&](int64_t first, int64_t steps) {
@@ -168,12 +169,12 @@ template <class C> int scan_backward(const QtRecurrent& a) {
     Product<P, 1, 4> product{padded / C::L, depth};
     const int threads = useful_threads(a, product.groups(), padded, C::gates);
     Workspace space(int64_t(sizeof(A)) * (product.size() + 2 * operand_rows(rows) * row) +
-                    int64_t(sizeof(T)) * (rows * padded + threads * product.sums));
+                    int64_t(sizeof(T)) * (rows * cell.apart + threads * product.sums));
     if (!space) return NO_MEMORY;
     A* dz[2];
     product.packed = space.get<A>(product.size());
     for (A*& one : dz) one = space.get<A>(operand_rows(rows) * row);
-    cell.carried = space.get<T>(rows * padded);
+    cell.carried = space.get<T>(rows * cell.apart);
     T* sums = space.get<T>(threads * product.sums);
     const int64_t last = batch.steps() - 1;
     return in_chunks(a, batch.steps(), true, [&](int64_t first, int64_t steps) {

@@ -22,7 +22,7 @@ QT_INLINE void dots(const IO* w, int64_t apart, const T* x, int64_t row, int64_t
     Vec<T> sum[J][R] = {};
     int64_t k = 0;
     for (; k + lanes<T> <= width; k += lanes<T>)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int j = 0; j < J; ++j) {
             Vec<T> v = Data<T, IO>::get(w + j * apart + k);
 #pragma GCC unroll 8
@@ -109,11 +109,11 @@ template <class C> int step_once(const QtRecurrent& a) {
     if (rows > most_step_rows) return REFUSED;
     const int64_t numbers = G * a.width * (a.in_width + a.width);
     const int threads = int(std::max<int64_t>(1, std::min({a.threads, vectors, numbers / 20000})));
-    Workspace space(int64_t(sizeof(T)) * (rows * (x_row + 4 * padded)) + int64_t(sizeof(typename C::A)) * rows * padded);
+    Workspace space(int64_t(sizeof(T)) * rows * (x_row + 2 * padded + 2 * cell.apart) + int64_t(sizeof(typename C::A)) * rows * padded);
     if (!space) return NO_MEMORY;
     T *x = space.get<T>(rows * x_row), *h = space.get<T>(rows * padded), *rh = space.get<T>(rows * padded);
-    cell.carried = space.get<T>(rows * padded);
-    if constexpr (C::two_products) cell.other = space.get<T>(rows * padded);
+    cell.carried = space.get<T>(rows * cell.apart);
+    if constexpr (C::two_products) cell.other = space.get<T>(rows * cell.apart);
     auto* scratch = space.get<typename C::A>(rows * padded);
     widen_rows<T>((const IO*)a.x, rows, a.in_width, x, x_row);
     operand_rows_of(cell, a.h0, rows, h, padded);

@@ -22,6 +22,7 @@ struct S6Args {
 struct S6Plan {
     int64_t tile, group_width, group_blocks, blocks, ranges, row_groups, parts, tiles;
     int64_t backward, sums;
+    int64_t slices;  // sums over time of the parameters' gradients: one for each group of sequences, or span of tiles
     std::vector<int64_t> tile_first, group_first;  // by sequence; by row group
 
     int64_t length(const S6Args& k, int64_t s) const { return k.length ? k.length[s] : k.time; }
@@ -39,7 +40,7 @@ template <class S> S6Plan make_plan(const S6Args& k, bool backward) {
     S6Plan p;
     p.backward = backward;
     p.lanes_ = W;
-    p.tile = k.states <= 64 ? 64 : 128;
+    p.tile = k.states <= 16 ? 32 : k.states <= 64 ? 64 : 128;
     p.group_width = k.width / k.groups;
     p.group_blocks = (p.group_width + W - 1) / W;
     p.blocks = p.group_blocks * k.groups;
@@ -52,7 +53,8 @@ template <class S> S6Plan make_plan(const S6Args& k, bool backward) {
     p.tile_first[size_t(k.sequences)] = p.tiles;
     p.row_groups = std::max<int64_t>(1, std::min({k.sequences, most, p.tiles}));
     const int64_t wanted = (most / 2 + p.row_groups * k.groups - 1) / (p.row_groups * k.groups);
-    p.ranges = std::max<int64_t>(1, std::min({p.group_blocks, wanted, most / 4}));
+    // At least two vectors wide: lines come from memory in pairs.
+    p.ranges = std::max<int64_t>(1, std::min({p.group_blocks / 2, wanted, most / 4}));
     p.ranges_all = p.ranges * k.groups;
     const int64_t coarse = p.row_groups * p.ranges_all;
     const bool large = k.batch * k.time * k.states * p.blocks * W >= (1 << 17);
@@ -66,7 +68,8 @@ template <class S> S6Plan make_plan(const S6Args& k, bool backward) {
     p.work_y = p.parts == 1 ? 0 : p.parts * p.sums * rows * p.blocks * W;
     p.work_maps = backward ? p.ranges * rows * k.groups * k.states : 0;
     p.work_rate = backward ? p.row_groups * p.blocks * k.states * W : 0;
-    p.work_vector = backward ? p.row_groups * p.blocks * 2 * W : 0;
+    p.slices = p.parts == 1 ? p.row_groups : std::max<int64_t>(1, std::min<int64_t>(p.tiles, 8));
+    p.work_vector = backward ? p.slices * p.blocks * 2 * W : 0;
     return p;
 }
 

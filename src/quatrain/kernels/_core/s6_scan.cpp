@@ -194,17 +194,26 @@ template <class S, bool ZOH> struct Task {
         store_rows(k.y, b, t0, steps, channel(i), width(i), out);
     }
 
-    void finish_forward() {
-        for (int64_t s = p.group_first[size_t(rows)]; s < p.group_first[size_t(rows) + 1]; ++s) {
-            const int64_t b = p.row(k, s), t_end = p.begin(k, s) + p.length(k, s);
-            for (int64_t t0 = p.begin(k, s); t0 < t_end; t0 += p.tile)
-                for (int64_t i = 0; i < count; ++i) {
-                    const int64_t steps = std::min(p.tile, t_end - t0);
-                    load_rows(k.u, b, t0, steps, channel(i), width(i), u);
-                    sum_partials(0, b, t0, steps, i, y);
-                    write_outputs(b, t0, steps, i);
-                }
+    // Where the states are in two parts there is one group of sequences; its tiles are finished in spans, side by side.
+    template <class F> void over_span(int64_t slice, const F& f) {
+        const int64_t low = slice * p.tiles / p.slices, high = (slice + 1) * p.tiles / p.slices;
+        for (int64_t s = 0; s < k.sequences; ++s) {
+            const int64_t first = p.tile_first[size_t(s)], last = p.tile_first[size_t(s) + 1];
+            for (int64_t at = std::max(low, first); at < std::min(high, last); ++at) {
+                const int64_t t0 = p.begin(k, s) + (at - first) * p.tile;
+                f(p.row(k, s), t0, std::min(p.tile, p.begin(k, s) + p.length(k, s) - t0));
+            }
         }
+    }
+
+    void finish_forward(int64_t slice) {
+        over_span(slice, [&](int64_t b, int64_t t0, int64_t steps) {
+            for (int64_t i = 0; i < count; ++i) {
+                load_rows(k.u, b, t0, steps, channel(i), width(i), u);
+                sum_partials(0, b, t0, steps, i, y);
+                write_outputs(b, t0, steps, i);
+            }
+        });
     }
 
     // -- backward
@@ -261,11 +270,11 @@ template <class S, bool ZOH> struct Task {
         S* work = static_cast<S*>(k.work) + p.work_y + 2 * p.work_maps + rows * p.blocks * n;
         for (int64_t i = 0; i < count; ++i)
             std::memcpy(work + block(i) * n + tile.n0 * W, d_rate + i * n + tile.n0 * W, size_t((tile.n1 - tile.n0) * W) * sizeof(S));
-        if (p.parts == 1) put_vectors();
+        if (p.parts == 1) put_vectors(rows);
     }
 
-    void put_vectors() const {
-        S* work = static_cast<S*>(k.work) + p.work_y + 2 * p.work_maps + p.work_rate + rows * p.blocks * 2 * W;
+    void put_vectors(int64_t slice) const {
+        S* work = static_cast<S*>(k.work) + p.work_y + 2 * p.work_maps + p.work_rate + slice * p.blocks * 2 * W;
         for (int64_t i = 0; i < count; ++i) {
             store(work + block(i) * 2 * W, load(d_skip + i * W));
             store(work + block(i) * 2 * W + W, load(d_bias + i * W));
@@ -316,20 +325,17 @@ template <class S, bool ZOH> struct Task {
         store_rows(k.d_delta, b, t0, steps, channel(i), width(i), dys);
     }
 
-    void finish_backward() {
-        for (int64_t s = p.group_first[size_t(rows) + 1] - 1; s >= p.group_first[size_t(rows)]; --s) {
-            const int64_t b = p.row(k, s), t_begin = p.begin(k, s), length = p.length(k, s);
-            for (int64_t number = (length + p.tile - 1) / p.tile - 1; number >= 0; --number)
-                for (int64_t i = 0; i < count; ++i) {
-                    const int64_t t0 = t_begin + number * p.tile, steps = std::min(p.tile, t_begin + length - t0);
-                    load_inputs(b, t0, steps, i);
-                    load_cotangents(b, t0, steps, i);
-                    S* sums[] = {y, along_b, along_a, hold};
-                    for (int64_t which = 0; which < p.sums; ++which) sum_partials(which, b, t0, steps, i, sums[which]);
-                    write_gradients(b, t0, steps, i);
-                }
-        }
-        put_vectors();
+    void finish_backward(int64_t slice) {
+        over_span(slice, [&](int64_t b, int64_t t0, int64_t steps) {
+            for (int64_t i = 0; i < count; ++i) {
+                load_inputs(b, t0, steps, i);
+                load_cotangents(b, t0, steps, i);
+                S* sums[] = {y, along_b, along_a, hold};
+                for (int64_t which = 0; which < p.sums; ++which) sum_partials(which, b, t0, steps, i, sums[which]);
+                write_gradients(b, t0, steps, i);
+            }
+        });
+        put_vectors(slice);
     }
 };
 
@@ -347,11 +353,13 @@ template <class S> void reduce_maps(const S6Args& k, const S6Plan& p) {
                 for (int64_t t = t0; t < t1; ++t) {
                     auto* to = static_cast<decltype(type)>(x.data) + b * x.stride[0] + t * x.stride[1];
                     const S* from = work + which * p.work_maps + (b * k.time + t) * n;
-                    for (int64_t i = 0; i < n; ++i) {
-                        S sum = 0;
-                        if (t < valid)
-                            for (int64_t r = 0; r < p.ranges; ++r) sum += from[r * (p.work_maps / p.ranges) + i];
-                        put(to + i, sum);
+                    constexpr int64_t some = 64;  // numbers at a time, so that the sums stay in registers
+                    for (int64_t i0 = 0; i0 < n; i0 += some) {
+                        const int64_t count = std::min(some, n - i0);
+                        S sum[some] = {};
+                        for (int64_t r = 0; t < valid && r < p.ranges; ++r)
+                            for (int64_t i = 0; i < count; ++i) sum[i] += from[r * (p.work_maps / p.ranges) + i0 + i];
+                        for (int64_t i = 0; i < count; ++i) put(to + i0 + i, sum[i]);
                     }
                 }
             });
@@ -368,8 +376,9 @@ template <class S> void reduce_parameters(const S6Args& k, const S6Plan& p) {
         const int64_t inside = block % p.group_blocks * W;
         const int64_t e0 = block / p.group_blocks * p.group_width + inside;
         const int width = int(std::min<int64_t>(W, p.group_width - inside));
-        for (int64_t g = 1; g < p.row_groups; ++g) {
+        for (int64_t g = 1; g < p.row_groups; ++g)
             for (int64_t i = 0; i < n; ++i) rate[block * n + i] += rate[(g * p.blocks + block) * n + i];
+        for (int64_t g = 1; g < p.slices; ++g) {
             for (int64_t i = 0; i < 2 * W; ++i) vectors[block * 2 * W + i] += vectors[(g * p.blocks + block) * 2 * W + i];
         }
         store_state(k.d_a, 0, e0, width, k.states, rate + block * n);
@@ -389,9 +398,9 @@ template <class S, bool ZOH> void run(S6Args& k, bool backward) {
         backward ? task.backward() : task.forward();
     });
     if (p.parts > 1)
-        parallel_for(p.row_groups * p.ranges_all, threads, [&](int64_t index) {
-            Task<S, ZOH> task(k, p, index * p.parts);
-            backward ? task.finish_backward() : task.finish_forward();
+        parallel_for(p.slices * p.ranges_all, threads, [&](int64_t index) {
+            Task<S, ZOH> task(k, p, index % p.ranges_all * p.parts);
+            backward ? task.finish_backward(index / p.ranges_all) : task.finish_forward(index / p.ranges_all);
         });
     if (backward) {
         reduce_maps<S>(k, p);

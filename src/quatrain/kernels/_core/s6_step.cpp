@@ -41,6 +41,24 @@ template <class S> QT_INLINE Vec<S> advance(S* h, Vec<S> before, Vec<S> rate, Ve
     return now * c;
 }
 
+constexpr int64_t ROOM = 256 + 64;
+
+QtTensor at_row(QtTensor x) {  // (B, G, N) as (B, 1, G, N)
+    x.stride[0] = x.stride[1];
+    return x;
+}
+
+// The state numbers x[i, j, :], where they lie if they are dense whole vectors, else copied with zeros behind.
+template <class S> QT_INLINE const S* numbers(const QtTensor& x, int64_t i, int64_t j, int64_t n, int64_t wide, S* copy) {
+    if (x.dtype == (sizeof(S) == 4 ? QT_F32 : QT_F64) && x.stride[3] == 1 && n == wide)
+        return static_cast<const S*>(x.data) + i * x.stride[1] + j * x.stride[2];
+    QtTensor row = x;
+    row.stride[0] = x.stride[1];
+    std::fill(copy, copy + wide, S(0));
+    load_map(row, i, 0, 1, j, n, copy);
+    return copy;
+}
+
 template <class S> void step_block(const StepArgs& k, int64_t row, int64_t e0, int width) {
     constexpr int W = lanes<S>;
     S dts[W], dus[W], part[W], sums[W * W];
@@ -50,20 +68,25 @@ template <class S> void step_block(const StepArgs& k, int64_t row, int64_t e0, i
     store(dts, dt);
     store(dus, k.zoh ? u : dt * u);
     S* state = static_cast<S*>(k.h.data) + (row * k.width + e0) * k.states;
+    S a_copy[ROOM], h_copy[ROOM], b[ROOM] = {}, c[ROOM] = {};
     std::fill(sums, sums + W * W, S(0));
+    const int64_t wide = (k.states + W - 1) / W * W;
+    int64_t held = -1;  // the group whose maps are in b and c
     for (int l = 0; l < width; ++l) {
         const int64_t g = (e0 + l) / (k.width / k.groups);
-        QtTensor h0 = k.h0, a = k.a, b = k.b, c = k.c;
+        if (g != held) {
+            load_map(at_row(k.b), row, 0, 1, g, k.states, b);
+            load_map(at_row(k.c), row, 0, 1, g, k.states, c);
+            held = g;
+        }
+        const S* a = numbers(k.a, 0, e0 + l, k.states, wide, a_copy);
+        const S* before = numbers(k.h0, row, e0 + l, k.states, wide, h_copy);
         Vec<S> sum{};
-        for (int64_t n = 0; n < k.states; n += W) {
-            const int count = int(std::min<int64_t>(W, k.states - n));
-            const auto take = [&](const QtTensor& x, int64_t i, int64_t j) {  // x[.., i, j, n : n + count]
-                S values[W];
-                load_rows(x, i, j, 1, n, count, values);
-                return load(values);
-            };
-            sum += advance<S>(part, take(h0, row, e0 + l), take(a, 0, e0 + l), take(b, row, g), take(c, row, g), dts[l], dus[l], k.zoh);
-            std::memcpy(state + l * k.states + n, part, size_t(count) * sizeof(S));
+        for (int64_t n = 0; n < wide; n += W) {
+            const bool whole = n + W <= k.states;
+            sum += advance<S>(whole ? state + l * k.states + n : part, load(before + n), load(a + n), load(b + n), load(c + n), dts[l],
+                              dus[l], k.zoh);
+            if (!whole) std::memcpy(state + l * k.states + n, part, size_t(k.states - n) * sizeof(S));
         }
         store(sums + l * W, sum);
     }
