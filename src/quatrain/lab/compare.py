@@ -21,7 +21,7 @@ from quatrain.config.schema import from_dict, to_dict
 from quatrain.data.recognise import recognise
 from quatrain.data.tokens import prepare
 from quatrain.errors import DataError
-from quatrain.lab import calibrate, evaluation, machine, plan, search
+from quatrain.lab import calibrate, evaluation, far, machine, plan, search
 from quatrain.lab.clock import Clock
 from quatrain.lab.config import CompareConfig
 from quatrain.lab.journal import Journal
@@ -141,8 +141,16 @@ class _Comparison:
         self.search = Search(config, task, decided, self.models, out, journal, self.clock, tell)
 
     def _evaluations(self) -> list[str]:
-        tests = [f"test/{mixer}/{seed}" for mixer in self.config.mixers for seed in self.seeds]
-        return ["baselines", *tests, *(f"probes/{mixer}" for mixer in self.config.mixers)]
+        mixers = self.config.mixers
+        tests = [f"test/{mixer}/{seed}" for mixer in mixers for seed in self.seeds]
+        if self._again():
+            tests += [f"time-test/{mixer}/{seed}" for mixer in mixers for seed in self.seeds]
+        each = [f"{what}/{mixer}" for mixer in mixers for what in ("probes", "context")]
+        return ["baselines", *tests, *each]
+
+    def _again(self) -> bool:
+        """Whether every model is trained anew for the same time."""
+        return len(self.config.parts) > 1 and bool(self.plan.time_steps)
 
     def run(self, command: str) -> None:
         stages = (*search.pieces(self.config, self.plan), *self._evaluations())
@@ -150,7 +158,8 @@ class _Comparison:
             if stage in self.journal:
                 self.clock.done(stage)
         left = self.clock.left("", 0.0)
-        self.tell({"kind": "plan", "plan": self.plan, "resumed": "start" in self.journal, "left": left})
+        resumed, parts = "start" in self.journal, self.config.parts
+        self.tell({"kind": "plan", "plan": self.plan, "resumed": resumed, "left": left, "parts": parts})
         self._stage("start", partial(self._start, command))
         self._stage("baselines", self._baselines)
         for mixer in self.config.mixers:
@@ -160,10 +169,18 @@ class _Comparison:
             for seed in self.seeds:
                 self._stage(search.full(mixer, seed), partial(self.search.finish, mixer, seed))
             self.search.drop_losers(mixer)
+        if self._again():
+            for mixer in self.config.mixers:
+                for seed in self.seeds:
+                    self._stage(search.anew(mixer, seed), partial(self.search.again, mixer, seed))
         for mixer in self.config.mixers:
             for seed in self.seeds:
                 self._stage(f"test/{mixer}/{seed}", partial(self._result, mixer, seed))
+                if self._again():
+                    work = partial(self._result, mixer, seed, search.anew, "time")
+                    self._stage(f"time-test/{mixer}/{seed}", work)
             self._stage(f"probes/{mixer}", partial(self._probe, mixer))
+            self._stage(f"context/{mixer}", partial(self._sweep, mixer))
         self._stage("end", self._end)
 
     def _stage(self, name: str, work: Callable[[], tuple[Rows, Row]]) -> None:
@@ -191,7 +208,9 @@ class _Comparison:
             "params_target": config.params,
             "budget_seconds": config.budget_seconds,
             "budget_tokens": config.budget_tokens,
-            "tokens_per_model": plan.tokens,
+            "equal": config.parts,
+            "tokens_per_model": plan.tokens if config.parts[0] == "tokens" else None,
+            "time_per_model": plan.time_seconds if plan.time_steps else None,
             "epochs": plan.tokens / len(self.task.train),
             "sequence": config.sequence,
             "batch": config.batch,
@@ -216,14 +235,17 @@ class _Comparison:
         best = min(found, key=lambda row: float(row["test_loss"]))
         return [("baseline", row) for row in found], {"name": best["name"], "test_loss": best["test_loss"]}
 
-    def _result(self, mixer: str, seed: int) -> tuple[Rows, Row]:
-        outcome = dict(self.journal.outcome(search.full(mixer, seed)))
+    def _result(
+        self, mixer: str, seed: int, stage: Callable[[str, int], str] = search.full, part: str = ""
+    ) -> tuple[Rows, Row]:
+        outcome = dict(self.journal.outcome(stage(mixer, seed)))
         model = evaluation.trained(self.out, outcome)
         if model is not None:
             evaluation.refuse_leak(model, self.config.sequence)
         found = evaluation.result(model, outcome, self.task, self.plan)
         peak = self.plan.speed(mixer).peak_memory_bytes
-        row = {"mixer": mixer, "seed": seed, **found, "peak_memory_bytes": peak}
+        alike = {"budget": part or self.config.parts[0]}
+        row = {"mixer": mixer, "seed": seed, **alike, **found, "peak_memory_bytes": peak}
         return [("result", row)], {"test_loss": row.get("test_loss", inf), "status": row["status"]}
 
     def _probe(self, mixer: str) -> tuple[Rows, Row]:
@@ -235,6 +257,20 @@ class _Comparison:
         rows += evaluation.reach(mixer, ((before, False), (after, True)), self.task)
         if after is not None:
             rows += [("sample", {"mixer": mixer, **sample}) for sample in self.task.samples(after)]
+        return rows, {}
+
+    def _sweep(self, mixer: str) -> tuple[Rows, Row]:
+        """Loss by position in windows longer than those of training, for the first seed."""
+        model = evaluation.trained(self.out, dict(self.journal.outcome(search.full(mixer, 0))))
+        test, sequence = self.task.test, self.config.sequence
+        length, lack = far.window(self.config, test), far.missing(self.config, test)
+        rows: Rows = []
+        if lack and mixer == self.config.mixers[0]:
+            rows.append(("note", {"about": "context", "text": lack}))
+        if model is not None and length >= 2 * sequence:
+            windows = far.count(self.config, self.plan, self.models, test)
+            found = far.sweep(model, test, length, sequence, windows)
+            rows += [(kind, {"mixer": mixer, "seed": 0, **row}) for kind, row in found]
         return rows, {}
 
     def _end(self) -> tuple[Rows, Row]:

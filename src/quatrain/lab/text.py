@@ -15,11 +15,10 @@ from quatrain.config.schema import from_dict, to_dict
 from quatrain.data.sampler import Windows
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import DataError
-from quatrain.infer._mode import evaluating
 from quatrain.infer.evaluate import evaluate
 from quatrain.infer.generate import generate
 from quatrain.infer.sample import Sampling
-from quatrain.lab import baselines
+from quatrain.lab import baselines, losses
 from quatrain.lab.calibrate import STEPS
 from quatrain.lab.config import CompareConfig
 from quatrain.lab.plan import Plan
@@ -151,13 +150,15 @@ class TextTask:
         pieces = self._pieces(self.test, plan.test_tokens, "test part")
         valid_pieces = self._pieces(self.valid, plan.test_tokens, "validation part")
         valid = score(model, self.valid, valid_pieces, self.config.batch)
-        test = score(model, self.test, pieces, self.config.batch)
+        found = losses.piece_losses(model, self.test, pieces, self.config.batch)
+        test = losses.mean(found, pieces)
         row: Row = {
             "valid_loss": valid,
             "test_loss": test,
             "test_bits_per_byte": self._bits(test),
             "test_tokens": pieces.tokens,
             "test_total_tokens": pieces.total,
+            "test_pieces": losses.stretches(found, pieces),
         }
         if model.state_bytes(1, 1) == model.state_bytes(1, 100_000):
             carried = evaluate(
@@ -203,13 +204,4 @@ class TextTask:
 
 def score(model: LanguageModel, tokens: Tokens, pieces: Pieces, batch: int) -> float:
     """Mean nats per token over pieces of a text, each read from an empty state, ``batch`` at a time."""
-    total = 0.0
-    with torch.no_grad(), evaluating(model):
-        for length in np.unique(pieces.lengths)[::-1]:
-            starts = pieces.starts[pieces.lengths == length]
-            for at in range(0, len(starts), batch):
-                rows = [tokens[start : start + length + 1] for start in starts[at : at + batch]]
-                block = torch.from_numpy(np.stack(rows).astype(np.int64))
-                loss, _ = model.loss(block[:, :-1], block[:, 1:], keep_state=False)
-                total += loss.item() * len(rows) * int(length)
-    return total / pieces.tokens
+    return losses.mean(losses.piece_losses(model, tokens, pieces, batch), pieces)

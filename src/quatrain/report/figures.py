@@ -59,6 +59,19 @@ def _without(comparison: Comparison, styles: list[Style], what: str) -> str:
 
 def final_losses(comparison: Comparison) -> Figure:
     """Test loss of every model and baseline, from zero; the uniform guess only where there is no other."""
+    title = "Test loss, models and trivial baselines"
+    unit, main = _bars(comparison)
+    caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
+    if main is None:
+        return Figure("test", title, caption, (), missing="No model or baseline has a test result yet.")
+    _, timed = _bars(comparison.again()) if comparison.timed else ("", None)
+    if timed is None:
+        return Figure("test", title, caption, (("", main),))
+    return Figure("test", title, caption, (("equal tokens", main), ("equal training time", timed)))
+
+
+def _bars(comparison: Comparison) -> tuple[str, Spec | None]:
+    """The unit, and bars of the models that finished and the baselines; None where there are none."""
     baselines = [base for base in comparison.baselines if base.key != "uniform"] or list(comparison.baselines)
     shown = [entry for entry in comparison.entries if entry.status == "ok"] + baselines
     key = (
@@ -71,11 +84,7 @@ def final_losses(comparison: Comparison) -> Figure:
         (entry.style, mean, entry.values[key]) for entry in shown if (mean := entry.mean(key)) is not None
     ]
     found.sort(key=lambda item: item[1])
-    caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
-    title = "Test loss, models and trivial baselines"
-    if not found:
-        return Figure("test", title, caption, (), missing="No model or baseline has a test result yet.")
-    return Figure("test", title, caption, (("", charts.bars(found, unit)),))
+    return unit, charts.bars(found, unit) if found else None
 
 
 def _curves(comparison: Comparison, kind: str, x: str) -> list[Point]:
@@ -161,6 +170,21 @@ def loss_by_time(comparison: Comparison) -> Figure:
         "The same curves over the time they took. Read it with care between the end points: each "
         "learning-rate "
         "schedule runs to that model's own end, so a slow model is not at its best half way.",
+    )
+
+
+def equal_time(comparison: Comparison) -> Figure | None:
+    """Loss against seconds of the models trained anew for the same time; None where none were."""
+    if not comparison.timed:
+        return None
+    return _loss(
+        comparison.again(),
+        "equal-time",
+        "seconds",
+        "Loss against wall time, trained for equal time",
+        "seconds of training",
+        "Trained anew, each with a schedule that ends when the time is over, at the learning rate that was "
+        "chosen at equal tokens. A faster model reads more tokens.",
     )
 
 

@@ -7,7 +7,7 @@ the last one wins.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -18,9 +18,11 @@ Run = tuple[str, float, int]  # mixer, learning rate, seed
 
 _KEYS = {
     "model": ("mixer",),
-    "train": ("mixer", "lr", "seed", "step"),
-    "valid": ("mixer", "lr", "seed", "step"),
-    "result": ("mixer", "seed"),
+    "train": ("mixer", "lr", "seed", "step", "budget"),
+    "valid": ("mixer", "lr", "seed", "step", "budget"),
+    "result": ("mixer", "seed", "budget"),
+    "position": ("mixer", "to"),
+    "far": ("mixer",),
     "step_cost": ("mixer", "context"),
     "prefill": ("mixer", "length"),
     "prefill_fit": ("mixer",),
@@ -61,6 +63,7 @@ class Entry:
     seeds: tuple[int, ...] = ()
     values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    pieces: tuple[float, ...] = ()  # losses of stretches of the test part, mean over seeds
 
     def mean(self, key: str) -> float | None:
         """Mean over seeds, or None where nothing was measured."""
@@ -88,6 +91,17 @@ class Comparison:
     entries: tuple[Entry, ...]  # models, best test loss first, those without one at the end
     baselines: tuple[Entry, ...]  # best first
     contexts: tuple[int, int]  # the shortest and longest context at which a generated token was timed
+    timed: tuple[Entry, ...] = ()  # models trained anew for equal time, best first; entries have equal tokens
+    timed_rows: Mapping[str, list[Row]] = field(default_factory=dict)  # their train, valid and result rows
+
+    @property
+    def alike(self) -> str:
+        """What the models of ``entries`` got alike: "tokens", or "time" where nothing else was compared."""
+        return "time" if list_of(self.about, "equal") == ["time"] else "tokens"
+
+    def again(self) -> "Comparison":
+        """The models trained anew for equal time, in place of those with equal tokens."""
+        return replace(self, rows={**self.rows, **self.timed_rows}, entries=self.timed)
 
     def style(self, mixer: str) -> Style:
         """The look of a mixer."""
@@ -154,6 +168,7 @@ _FROM_RESULT = (
     "valid_loss",
     "lr",
     "tokens_per_second",
+    "tokens",
     "train_seconds",
     "peak_memory_bytes",
 )
@@ -202,8 +217,39 @@ def _entry(
     status, note = _status(results, seeds)
     seed_numbers = tuple(int(number(row, "seed") or 0) for row in fine)
     return Entry(
-        key=mixer, style=style, status=status, note=note, seeds=seed_numbers, values=values, texts=texts
+        key=mixer,
+        style=style,
+        status=status,
+        note=note,
+        seeds=seed_numbers,
+        values=values,
+        texts=texts,
+        pieces=_pieces(fine),
     )
+
+
+def _pieces(results: list[Row]) -> tuple[float, ...]:
+    """Losses of the stretches of the test part, averaged over results that have the same ones."""
+    each = [list_of(row, "test_pieces") for row in results]
+    each = [found for found in each if found and all(isinstance(loss, int | float) for loss in found)]
+    if not each or len({len(found) for found in each}) > 1:
+        return ()
+    return tuple(fmean(losses) for losses in zip(*each, strict=True))
+
+
+_CURVES = ("train", "valid", "result")  # kinds of rows of which both parts of a comparison have some
+
+
+def _split(about: Row, kinds: Mapping[str, list[Row]]) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
+    """The rows of the part that chose the learning rates, and those of models trained anew for equal time."""
+    if list_of(about, "equal") == ["time"]:
+        return dict(kinds), {}
+    first, anew = dict(kinds), {}
+    for kind in _CURVES:
+        rows = kinds.get(kind, [])
+        first[kind] = [row for row in rows if row.get("budget") != "time"]
+        anew[kind] = [row for row in rows if row.get("budget") == "time"]
+    return first, anew
 
 
 def baseline_name(name: str) -> str:
@@ -233,11 +279,14 @@ def gather(rows: Iterable[Row]) -> Comparison:
     kinds = {kind: _unique(kind, found) for kind, found in kinds.items()}
     about: Row = (kinds.get("comparison") or [{}])[-1]
     mixers = _mixers(about, kinds)
+    kinds, anew = _split(about, kinds)
     looks = styles(mixers)
     at = sorted({int(value) for value in _numbers(kinds.get("step_cost", []), "context")}) or [128, 16384]
     contexts = (at[0], at[-1])
     seeds = max(1, len(list_of(about, "seeds")))
     entries = [_entry(mixer, looks[mixer], kinds, seeds, contexts) for mixer in mixers]
+    shared = {**anew, "model": kinds.get("model", [])}
+    timed = [_entry(mixer, looks[mixer], shared, seeds, contexts) for mixer in mixers if anew.get("result")]
     return Comparison(
         about=about,
         end=(kinds.get("end") or [{}])[-1],
@@ -247,4 +296,6 @@ def gather(rows: Iterable[Row]) -> Comparison:
         entries=tuple(sorted(entries, key=_by_test)),
         baselines=tuple(sorted((_baseline(row) for row in kinds.get("baseline", [])), key=_by_test)),
         contexts=contexts,
+        timed=tuple(sorted(timed, key=_by_test)),
+        timed_rows=anew,
     )

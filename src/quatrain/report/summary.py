@@ -1,18 +1,12 @@
 """The comparison in words, written from its numbers: what a person reads in half a minute."""
 
 import math
-from statistics import fmean, stdev
 from typing import NamedTuple
 
 from quatrain.report import numbers
+from quatrain.report.evidence import LEVEL, gap, leaders, level, over_seeds, over_text
 from quatrain.report.gather import Comparison, Entry, list_of, number, table_of
 from quatrain.report.numbers import NBSP, listed
-
-# A rule of thumb, and called that on the page: where one seed was trained, closer models are called level.
-LEVEL = 0.01
-
-# Two-sided 95 % quantiles of Student's t for 1..10 degrees of freedom.
-_T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 class Summary(NamedTuple):
@@ -38,30 +32,6 @@ def quality(entry: Entry) -> str:
         if bits is not None
         else f"{numbers.loss(nats or 0.0)} nats per token"
     )
-
-
-def gap(better: Entry, worse: Entry) -> float:
-    """By what fraction of its own loss the second is worse: (worse - better) / worse."""
-    best, other = better.mean("test_loss") or 0.0, worse.mean("test_loss") or 0.0
-    return (other - best) / other if other else 0.0
-
-
-def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
-    """Mean loss difference over common seeds, its 95 % half-width, and their number; None below two."""
-    left = dict(zip(better.seeds, better.values.get("test_loss", ()), strict=False))
-    right = dict(zip(worse.seeds, worse.values.get("test_loss", ()), strict=False))
-    differences = [right[seed] - left[seed] for seed in left if seed in right]
-    n = len(differences)
-    if n < 2:
-        return None
-    quantile = _T95[n - 2] if n - 2 < len(_T95) else 2.2
-    return fmean(differences), quantile * stdev(differences) / math.sqrt(n), n
-
-
-def level(better: Entry, worse: Entry) -> bool:
-    """Whether two models are too close to tell apart: by paired seeds, or for one seed by rule of thumb."""
-    test = paired(better, worse)
-    return test[0] <= test[1] if test else gap(better, worse) < LEVEL
 
 
 def _headline(comparison: Comparison, order: list[Entry]) -> str:
@@ -90,19 +60,46 @@ def _confidence(comparison: Comparison, order: list[Entry]) -> tuple[str, str] |
     if len(order) < 2:
         return None
     first, second = order[:2]
-    test = paired(first, second)
-    if test is None:
-        lead = f"a lead of {numbers.percent(gap(first, second))} over {second.style.name}"
+    test, text = over_seeds(first, second), over_text(first, second)
+    if test is not None:
+        verdict = "beyond noise" if test.clear else "within noise"
         return "How sure", (
-            f"One seed each: a quick look. The noise between seeds was not measured, so {lead} is a hint, "
-            f"no proof. "
-            f"Below 1{NBSP}% this page calls models level, by rule of thumb."
+            f"{test.n} seeds each. {second.style.name} is behind {first.style.name} by "
+            f"{numbers.loss(test.mean)} {numbers.PLUS_MINUS} {numbers.loss(test.half)} nats (paired, "
+            f"95{NBSP}%): {verdict}."
         )
-    mean, half, seeds = test
-    verdict = "within noise" if mean <= half else "beyond noise"
-    return "How sure", (
-        f"{seeds} seeds each. {second.style.name} is behind {first.style.name} by {numbers.loss(mean)} "
-        f"{numbers.PLUS_MINUS} {numbers.loss(half)} nats (paired, 95{NBSP}%): {verdict}."
+    lead = f"a lead of {numbers.percent(gap(first, second))} over {second.style.name}"
+    parts = ["One seed each: a quick look."]
+    if text is not None:
+        verdict = "more than the choice of the text explains" if text.clear else "within noise"
+        parts.append(
+            f"Over {text.n} stretches of the test text {second.style.name} is behind {first.style.name} by "
+            f"{numbers.loss(text.mean)} {numbers.PLUS_MINUS} {numbers.loss(text.half)} nats (paired, "
+            f"95{NBSP}%): {verdict}."
+        )
+    parts.append(
+        f"The noise between seeds was not measured, so {lead} is a hint, no proof. Below "
+        f"{numbers.percent(LEVEL)} this page calls models level, by rule of thumb."
+    )
+    return "How sure", " ".join(parts)
+
+
+def _equal_time(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | None:
+    """Who leads where all trained anew for the same time."""
+    timed = [entry for entry in comparison.timed if entry.status == "ok" and entry.mean("test_loss")]
+    if not timed or not order:
+        return None
+    first = leaders(timed)
+    seconds = number(comparison.about, "time_per_model")
+    each = f" of {numbers.duration(seconds)}" if seconds else ""
+    if len(first) > 1:
+        names = listed([entry.style.name for entry in first])
+        return "With equal time", (
+            f"Trained anew for the same time{each}, {names} are level: {quality(timed[0])} for the best."
+        )
+    also = " as well" if leaders(order) == [order[0]] and order[0].key == first[0].key else ""
+    return "With equal time", (
+        f"Trained anew for the same time{each}, {first[0].style.name} is best{also}: {quality(first[0])}."
     )
 
 
@@ -238,6 +235,7 @@ def summarise(comparison: Comparison) -> Summary:
     order = ranking(comparison)
     facts = (
         _confidence(comparison, order),
+        _equal_time(comparison, order),
         _against_baselines(comparison, order),
         _speed(order),
         _latency(comparison, order),

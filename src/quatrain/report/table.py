@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from quatrain.report import numbers
-from quatrain.report.gather import Comparison, Entry, table_of
+from quatrain.report.gather import Comparison, Entry, number, table_of
 
 Show = Callable[[float], str]
 
@@ -77,7 +78,7 @@ def columns(comparison: Comparison) -> list[Column]:
             "tokens/s",
             numbers.count,
             high,
-            "speed of training on this machine",
+            "speed of training on this machine, by the median step",
         ),
         Column(
             "peak_memory_bytes",
@@ -117,6 +118,30 @@ def columns(comparison: Comparison) -> list[Column]:
     ]
 
 
+def timed_columns() -> list[Column]:
+    """The columns of the second table: models trained anew for the same time."""
+    low, high = "low", "high"
+    return [
+        Column("test_loss", "Test loss", "nats/token", numbers.loss, low, "mean loss on the test part"),
+        Column(
+            "test_bits_per_byte", "Test", "bits/byte", numbers.loss, low, "the same loss per byte of text"
+        ),
+        Column("valid_loss", "Valid loss", "nats/token", numbers.loss, low, "loss on the validation part"),
+        Column("train_seconds", "Time", "seconds", numbers.seconds, "", "seconds of training steps in fact"),
+        Column("tokens", "Tokens", "read", numbers.count, high, "tokens read in that time"),
+        Column("tokens_per_second", "Training", "tokens/s", numbers.count, high, "by the median step"),
+        Column("lr", "Rate", "as above", numbers.rate, "", "the rate that was chosen at equal tokens"),
+        Column(
+            "gained",
+            "Against equal tokens",
+            "%",
+            lambda share: f"{100 * share:+.1f}",
+            low,
+            "change of the test loss against the first table",
+        ),
+    ]
+
+
 def cell(entry: Entry, column: Column) -> str:
     """One cell as text: ``mean +- deviation`` over several seeds, a dash where nothing is known."""
     if column.key in entry.texts:
@@ -138,13 +163,43 @@ def ranked(comparison: Comparison) -> list[Entry]:
     return [*comparison.entries, *comparison.baselines]
 
 
+def timed_ranked(comparison: Comparison) -> list[Entry]:
+    """Models trained anew for the same time, best first, then the baselines; empty where none were."""
+    if not comparison.timed:
+        return []
+    before = {entry.key: entry.mean("test_loss") for entry in comparison.entries}
+    found = []
+    for entry in comparison.timed:
+        old, new = before.get(entry.key), entry.mean("test_loss")
+        gained = (new / old - 1,) if old and new is not None else ()
+        found.append(replace(entry, values={**entry.values, "gained": gained}))
+    return [*found, *comparison.baselines]
+
+
+def titles(comparison: Comparison) -> tuple[str, str]:
+    """Headings of the two tables."""
+    seconds = number(comparison.about, "time_per_model")
+    each = f" ({numbers.duration(seconds)} each)".replace(numbers.NBSP, " ") if seconds else ""
+    timed = f"Equal parameters and training time{each}"
+    return (timed if comparison.alike == "time" else "Equal parameters and tokens"), timed
+
+
 def plain(comparison: Comparison) -> Table:
     """The main table as strings, with the unit in the header."""
-    shown = columns(comparison)
+    return _plain(columns(comparison), ranked(comparison))
+
+
+def timed_plain(comparison: Comparison) -> Table:
+    """The table of models trained anew for the same time; empty where none were."""
+    lines = timed_ranked(comparison)
+    return _plain(timed_columns(), lines) if lines else Table((), ())
+
+
+def _plain(shown: list[Column], lines: list[Entry]) -> Table:
     header = ("Model", *(f"{column.title} ({column.unit})" for column in shown))
     rows = (
         (label(entry), *(cell(entry, column).replace(numbers.NBSP, " ") for column in shown))
-        for entry in ranked(comparison)
+        for entry in lines
     )
     return Table(header, tuple(rows))
 
@@ -170,13 +225,20 @@ def markdown(comparison: Comparison) -> str:
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
-    table, data = plain(comparison), table_of(comparison.about, "data")
-    align = ["---", *["---:"] * (len(table.header) - 1)]
+    def block(table: Table) -> str:
+        align = ["---", *["---:"] * (len(table.header) - 1)]
+        return "\n".join([line(table.header), line(align), *(line(row) for row in table.rows)])
+
+    data = table_of(comparison.about, "data")
     parts = [f"data {data['name']}" if data.get("name") else "", *provenance(comparison)]
     notes = [f"{label(entry)}: {entry.note}" for entry in comparison.entries if entry.note]
+    first, second = titles(comparison)
+    both = bool(comparison.timed)
     blocks = [
         ", ".join(part for part in parts if part) + ".",
-        "\n".join([line(table.header), line(align), *(line(row) for row in table.rows)]),
+        *([f"## {first}"] if both else []),
+        block(plain(comparison)),
+        *([f"## {second}", block(timed_plain(comparison))] if both else []),
         *(f"- {note}" for note in notes),
     ]
     return "\n\n".join(blocks) + "\n"
