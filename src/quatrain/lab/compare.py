@@ -170,6 +170,7 @@ class _Comparison:
                 self._stage(search.full(mixer, seed), partial(self.search.finish, mixer, seed))
             self.search.drop_losers(mixer)
         if self._again():
+            self._stage(search.PACE, self.search.pace)
             for mixer in self.config.mixers:
                 for seed in self.seeds:
                     self._stage(search.anew(mixer, seed), partial(self.search.again, mixer, seed))

@@ -60,12 +60,11 @@ class Plan:
         return from_dict(Speed, self.speeds[mixer])
 
     def part(self, part: str, mixer: str) -> "Plan":
-        """The plan as one mixer follows it in a part: its own number of steps where time is equal, with as
-        many looks and saves along the way.
-        """
-        if part == "tokens":
-            return self
-        steps = self.time_steps[mixer]
+        """The plan as one mixer follows it in a part: its own number of steps where time is equal."""
+        return self if part == "tokens" else self.timed(self.time_steps[mixer])
+
+    def timed(self, steps: int) -> "Plan":
+        """The plan of a run of so many steps, with as many looks and saves along the way."""
         eval_every = max(1, round(steps * self.eval_every / self.steps))
         return replace(
             self,

@@ -10,7 +10,7 @@ from typing import Any
 from quatrain.errors import DivergedError
 from quatrain.lab import curves
 from quatrain.lab.clock import Clock
-from quatrain.lab.config import CompareConfig
+from quatrain.lab.config import LEAST_STEPS, CompareConfig
 from quatrain.lab.journal import Journal
 from quatrain.lab.plan import Plan
 from quatrain.lab.text import TextTask
@@ -23,6 +23,7 @@ Row = dict[str, Any]
 Rows = list[tuple[str, Row]]
 Events = Callable[[Row], None]
 RUNS = "runs"
+PACE = "pace"  # name of the stage that counts the steps of equal training time
 
 
 def rate(lr: float) -> str:
@@ -109,13 +110,24 @@ class Search:
                 break
         return rows, outcome
 
+    def pace(self) -> tuple[Rows, Row]:
+        """Steps of each mixer in the time that all get alike, by the median step of its whole run so far: over
+        hundreds of steps, where the calibration saw nine. That stands where every run diverged.
+        """
+        seconds, steps = self.plan.time_seconds, dict(self.plan.time_steps)
+        for mixer in self.config.mixers:
+            each = self.journal.outcome(full(mixer, 0)).get("step_seconds")
+            if each:
+                steps[mixer] = max(LEAST_STEPS, int(seconds / each))
+        return [("pace", {"seconds": seconds, "steps": steps})], {"steps": steps}
+
     def again(self, mixer: str, seed: int) -> tuple[Rows, Row]:
         """Train for the time that all get alike, at the learning rate that the first part chose."""
         chosen = self.journal.outcome(full(mixer, 0))
         if chosen["status"] != "ok":
             reason = "no learning rate survived at equal tokens"
             return [], {"status": "diverged", "lr": None, "reason": reason}
-        last = self.plan.time_steps[mixer]
+        last = self.journal.outcome(PACE)["steps"][mixer]
         return self._train(mixer, chosen["lr"], seed, 0, last, anew(mixer, seed), part="time")
 
     def _part(self, mixer: str) -> Plan:
@@ -135,7 +147,8 @@ class Search:
     ) -> tuple[Rows, Row]:
         """Train steps ``first + 1 .. last``; the rows of that stretch, and how it ended."""
         same = {"mixer": mixer, "lr": lr, "seed": seed} | ({"budget": part} if part else {})
-        path, plan = self.path(mixer, lr, seed, part), self.plan.part(part or self.config.parts[0], mixer)
+        path = self.path(mixer, lr, seed, part)
+        plan = self.plan.timed(last) if part else self._part(mixer)
         config = self.task.run(self.models[mixer], lr, seed, plan)
         follow = _Follow(self, stage, same, first, last, plan.steps)
         began, failed = perf_counter(), ""

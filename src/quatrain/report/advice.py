@@ -58,9 +58,8 @@ def _against_counting(comparison: Comparison, order: list[Entry]) -> str:
     if bar is None or any((entry.mean(KEY) or 0.0) < bar for entry in [*order, *_tested(comparison.timed)]):
         return ""
     return (
-        f"No model beats {base}, which only counts: for this data and budget, choose {base}, or give the "
-        f"models more to learn from, a longer budget first. What follows ranks models that have not earned "
-        f"their keep yet."
+        f"No model beats {base}, which only counts: with this budget, that is the choice. A longer budget is "
+        f"what would change it; the rest of this paragraph compares models that are not worth their cost yet."
     )
 
 

@@ -3,7 +3,7 @@
 from quatrain.report.charts import Axis, Drawing, Point, lines
 from quatrain.report.figures import Figure, Legend
 from quatrain.report.gather import Comparison, number
-from quatrain.report.reach import Reach, reaches, sentence
+from quatrain.report.reach import reaches, sentence
 
 _SETTLED = 64  # positions after which a loss is no longer that of a start
 
@@ -35,14 +35,8 @@ def position(comparison: Comparison) -> Figure | None:
         "Loss against position in the context",
         caption.strip(),
         (("", lines(drawing)),),
-        tuple(Legend(style, _remark(found, style.name)) for style in styles),
+        tuple(Legend(style) for style in styles),
     )
-
-
-def _remark(found: list[Reach], name: str) -> str:
-    """The gain from the far past behind a model's name in the legend."""
-    gains = [one.gain for one in found if one.name == name]
-    return f"{-gains[0]:+.3f}".replace("-", "\N{MINUS SIGN}") if gains else ""
 
 
 def _range(points: list[Point]) -> tuple[float, float]:

@@ -68,8 +68,8 @@ def _equal_time(comparison: Comparison) -> str:
     fact = f" In fact they took {numbers.listed(found)}." if found else ""
     return (
         f"A part of the budget trains every model anew for the same time, {each}, the mean of what one run "
-        f"at equal tokens should take: as many steps as the calibration says it makes in that time, with a "
-        f"schedule that ends there, the learning rate that was chosen before, and the same data in the same "
+        f"at equal tokens should take: as many steps as it makes in that time by the median step of its run at "
+        f"equal tokens, with a schedule that ends there, the learning rate that was chosen before, and the same data in the same "
         f"order, of which a faster model reads more.{fact}"
     )
 
@@ -186,7 +186,7 @@ def footer(comparison: Comparison) -> Pairs:
     parts = [
         str(machine.get("cpu") or ""),
         f"{cores:.0f} cores" if cores else "",
-        f"{threads:.0f} threads used" if threads else "",
+        f"{threads:.0f} thread{'s' * (threads != 1)} used" if threads else "",
         f"{numbers.size(memory)} memory" if memory else "",
         f"device {machine['device']}" if machine.get("device") else "",
         str(machine.get("os") or ""),

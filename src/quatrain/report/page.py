@@ -99,9 +99,21 @@ def _figure(figure: Figure, stamp: str) -> str:
     )
 
 
+# Where the numbers behind a fact of the summary stand.
+_BEHIND = {
+    "How sure": "differences",
+    "With equal time": "time",
+    "Baselines": "table",
+    "Fastest to train": "loss-time",
+    "Memory": "state",
+}
+
+
 def _summary(summary: Summary, figure: Figure, stamp: str) -> str:
     facts = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in summary.facts
+        f'<div><dt><a href="#{_BEHIND.get(name, "latency")}">{escape(name)}</a></dt>'
+        f"<dd>{escape(text)}</dd></div>"
+        for name, text in summary.facts
     )
     warnings = "".join(f"<li>{escape(text)}</li>" for text in summary.warnings)
     return (
@@ -168,8 +180,8 @@ def _timed_table(comparison: Comparison, stamp: str) -> str:
     if not lines:
         return ""
     note = (
-        "Each model was trained anew from its first weights, as many tokens as it reads in the same time at "
-        "the speed of the calibration, with a schedule that ends there."
+        "Each model was trained anew from its first weights, on as many tokens as it reads in the same time "
+        "by the median step of its run above, with a schedule that ends there."
     )
     table = _table(lines, timed_columns(), "Table at equal training time") + _under(note, stamp)
     lead = "What the same waiting buys: a faster model reads more."
@@ -198,10 +210,14 @@ def _differences(comparison: Comparison, stamp: str) -> str:
 
 def _main_table(comparison: Comparison, stamp: str) -> str:
     losing = [(entry, beaten_by(comparison, entry)) for entry in comparison.entries]
+    beaten: dict[str, list[str]] = {}  # baselines -> the models that don't beat them
+    for entry, bases in losing:
+        if bases:
+            listed = numbers.listed([base.style.name for base in bases])
+            beaten.setdefault(listed, []).append(entry.style.name)
     notes = [
-        f"{entry.style.name} does not beat {numbers.listed([base.style.name for base in bases])}."
-        for entry, bases in losing
-        if bases
+        f"{numbers.listed(models)} {'does' if len(models) == 1 else 'do'} not beat {bases}."
+        for bases, models in beaten.items()
     ]
     notes.append("Bold: best of its column among the models. Click a heading to sort.")
     table = _table(ranked(comparison), columns(comparison), "Main table")

@@ -8,6 +8,8 @@ from quatrain.report.evidence import LEVEL, gap, leaders, level, over_seeds, ove
 from quatrain.report.gather import Comparison, Entry, list_of, number, table_of
 from quatrain.report.numbers import NBSP, listed
 
+UNEVEN = 1.15  # times as long, or as short, as planned, from which on the page warns
+
 
 class Summary(NamedTuple):
     """A headline, facts as (label, sentence), and what is missing or wrong."""
@@ -212,6 +214,7 @@ def _warnings(comparison: Comparison, order: list[Entry]) -> list[str]:
     if absent:
         found.append(f"No result for {listed(absent)}.")
     found += [f"{e.style.name}: {e.note}." for e in comparison.entries if e.status == "ok" and e.note]
+    found += _uneven(comparison)
     rates = sorted(
         rate for rate in list_of(comparison.about, "learning_rates") if isinstance(rate, int | float)
     )
@@ -228,6 +231,26 @@ def _warnings(comparison: Comparison, order: list[Entry]) -> list[str]:
                     f"a {more} one might do better."
                 )
     return found
+
+
+def _uneven(comparison: Comparison) -> list[str]:
+    """Models that were trained for another time than they should: the calibration did not foresee it."""
+    planned = number(comparison.about, "time_per_model")
+    if not planned:
+        return []
+    entries = comparison.entries if comparison.alike == "time" else comparison.timed
+    off = []
+    for entry in entries:
+        tokens, speed = entry.mean("tokens"), entry.mean("tokens_per_second")
+        seconds = tokens / speed if tokens and speed else None
+        if seconds is not None and not 1 / UNEVEN <= seconds / planned <= UNEVEN:
+            off.append(f"{entry.style.name} {numbers.duration(seconds)}")
+    if not off:
+        return []
+    return [
+        f"Equal training time should be {numbers.duration(planned)}, but by the median step it was "
+        f"{listed(off)}: other work on this machine changed its speed, so read that table with care."
+    ]
 
 
 def summarise(comparison: Comparison) -> Summary:

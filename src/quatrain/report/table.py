@@ -135,7 +135,7 @@ def timed_columns() -> list[Column]:
             "gained",
             "Against equal tokens",
             "%",
-            lambda share: f"{100 * share:+.1f}",
+            lambda share: f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}"),
             low,
             "change of the test loss against the first table",
         ),
@@ -210,7 +210,7 @@ def provenance(comparison: Comparison) -> list[str]:
     threads, device = machine.get("threads"), machine.get("device")
     parts = [
         re.sub(r"\((R|TM)\)", "", str(machine.get("cpu") or "machine not recorded")),
-        f"{threads} threads" if threads else "",
+        f"{threads} thread{'s' * (threads != 1)}" if threads else "",
         str(device) if device and device != "cpu" else "",
         f"config {about['config_digest']}" if about.get("config_digest") else "",
         f"commit {str(about['commit'])[:12]}" if about.get("commit") else "",
