@@ -111,8 +111,8 @@ class Search:
         return rows, outcome
 
     def pace(self) -> tuple[Rows, Row]:
-        """Steps of each mixer in the time that all get alike, by the median step of its whole run so far: over
-        hundreds of steps, where the calibration saw nine. That stands where every run diverged.
+        """Steps of each mixer in the time that all get alike, by the median step of its run at equal tokens:
+        that saw hundreds of steps, the calibration nine. The calibration stands where every run diverged.
         """
         seconds, steps = self.plan.time_seconds, dict(self.plan.time_steps)
         for mixer in self.config.mixers:

@@ -68,9 +68,9 @@ def _equal_time(comparison: Comparison) -> str:
     fact = f" In fact they took {numbers.listed(found)}." if found else ""
     return (
         f"A part of the budget trains every model anew for the same time, {each}, the mean of what one run "
-        f"at equal tokens should take: as many steps as it makes in that time by the median step of its run at "
-        f"equal tokens, with a schedule that ends there, the learning rate that was chosen before, and the same data in the same "
-        f"order, of which a faster model reads more.{fact}"
+        f"at equal tokens should take by the calibration. Each makes as many steps as fit into it by the "
+        f"median step of its run at equal tokens, with a schedule that ends there, the learning rate chosen "
+        f"before, and the same data in the same order, of which a faster model reads more.{fact}"
     )
 
 
