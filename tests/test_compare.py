@@ -85,7 +85,17 @@ def numbers_of(out):
     """Every row, without what depends on the clock."""
     kept = []
     for row in rows_of(
-        out, "model", "train", "valid", "result", "gradient", "sample", "baseline", "diverged"
+        out,
+        "model",
+        "train",
+        "valid",
+        "result",
+        "gradient",
+        "sample",
+        "baseline",
+        "diverged",
+        "position",
+        "far",
     ):
         kept.append({key: value for key, value in row.items() if not VOLATILE.search(key)})
     return kept
@@ -98,8 +108,9 @@ def test_every_kind_of_row_is_there(finished):
     _, out, _ = finished
     rows = list(records.read(out / "records.jsonl"))
     kinds = {row["kind"] for row in rows}
-    assert kinds >= {"comparison", "model", "train", "valid", "result", "step_cost", "prefill", "prefill_fit"}
-    assert kinds >= {"gradient", "sample", "baseline", "diverged", "end", "done"}
+    assert kinds >= {"comparison", "model", "train", "valid", "result", "step_cost", "prefill", "position"}
+    assert kinds >= {"gradient", "sample", "baseline", "diverged", "far", "end", "done"}
+    assert "prefill_fit" not in kinds  # no prompt is long enough for one
     (about,) = rows_of(out, "comparison")
     assert about["tokens_per_model"] == 24 * 64
     assert about["seeds"] == [0, 1]

@@ -313,7 +313,7 @@ def planned(config, **changes):
 
 
 def test_a_budget_is_spent_on_all_runs():
-    config = CompareConfig(mixers=("rnn", "lstm"), budget_seconds=600, seeds=2)
+    config = CompareConfig(mixers=("rnn", "lstm"), budget_seconds=600, seeds=2, equal="tokens")
     made = planned(config)
     # two mixers, two seeds in full, two of three learning rates that stop at a quarter
     spent = 2 * made.steps * (2 + 2 * 0.25) * SPEED.step_seconds
@@ -332,7 +332,7 @@ def test_a_budget_in_tokens_needs_no_speed():
     ):
         planned(replace(config, budget_tokens=1000))
     with pytest.raises(ConfigError, match=r"budget_seconds = 3: .*; 20 are the least, which need 1[23] s"):
-        planned(CompareConfig(budget_seconds=3))
+        planned(CompareConfig(budget_seconds=3, equal="tokens"))
 
 
 def test_the_test_part_is_sampled_by_the_time_there_is():

@@ -91,6 +91,11 @@ class CompareDisplay:
             self.say(f"read as {row['says']}")
         shape = f"{plan.tokens:,} {self._unit} in {plan.steps:,} steps for each model"
         rung = f"the learning rate is chosen after {plan.rung_steps:,}"
+        if plan.time_steps:
+            alike = f"{duration(plan.time_seconds)} of training for each"
+            alone = row["parts"][0] == "time"
+            rung = f"the learning rate is chosen on the way; {alike}" if alone else f"{rung}; then {alike}"
+            shape = "equal training time" if alone else shape
         self.say(f"{begun}{shape}; {rung}; about {duration(row['left'])} left in all")
 
     def _stage(self, stage: str) -> None:
@@ -99,13 +104,15 @@ class CompareDisplay:
         texts = {
             "baselines": "counting for the trivial baselines",
             "test": f"testing {name}",
+            "time-test": f"testing {name}, trained for equal time",
+            "context": f"measuring {name}: loss by position in long contexts",
             "probes": f"measuring {name}: latency, prefill, reach, a sample",
         }
         if what in texts:
             self._now(f"{texts[what]} ({duration(self._left)} left in all)")
 
     def _step(self, row: dict[str, Any]) -> None:
-        run = (row["mixer"], row["lr"], row["seed"])
+        run = (row["mixer"], row["lr"], row["seed"], row.get("budget"))
         if run != self._run:
             self._run = run
             self._rows.clear()
@@ -151,7 +158,8 @@ class CompareDisplay:
 
 def _what(row: dict[str, Any]) -> str:
     seed = f", seed {row['seed']}" if row["seed"] else ""
-    return f"{row['mixer']} at learning rate {row['lr']:g}{seed}"
+    alike = ", equal time" if row.get("budget") == "time" else ""
+    return f"{row['mixer']} at learning rate {row['lr']:g}{seed}{alike}"
 
 
 def show(out: Path, again: bool) -> None:
@@ -185,7 +193,13 @@ def _result(console: Console, rows: list[dict[str, Any]]) -> None:
     baselines = [f"{row[0]} {row[1]}" for row in table.rows[models:]]
     measure = report.measure(rows)
     console.print()
+    timed = report.timed_table(rows)
+    if timed.rows:
+        console.print("Equal parameters and tokens", style="bold")
     console.print(_side_by_side(table, models))
+    if timed.rows:
+        console.print("\nEqual parameters and training time", style="bold")
+        console.print(_side_by_side(timed, models))
     console.print(f"Baselines, {measure}: {', '.join(baselines)}", markup=False)
     console.print()
     console.print(words.headline, style="bold", markup=False)
@@ -193,6 +207,9 @@ def _result(console: Console, rows: list[dict[str, Any]]) -> None:
     notes = [row["text"] for row in rows if row["kind"] == "note" and row.get("about") != "baseline"]
     for line in (*told, *words.warnings, *notes):
         console.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)
+    if chosen := report.advice(rows):
+        console.print()
+        console.print(f"Which to choose: {chosen}".replace("\N{NO-BREAK SPACE}", " "), markup=False)
 
 
 def _side_by_side(table: report.Table, models: int) -> Table:

@@ -39,6 +39,12 @@ SURFACE = Surface(
             "TIME",
         ),
         Option("--params", "parameters of each model without embedding, as 250K, 1M (default)", "N"),
+        Option(
+            "--equal",
+            "tokens, time or both: what all get alike; both (default) trains anew for the same time, inside "
+            "the budget; with a budget in tokens the default is tokens",
+            "WHAT",
+        ),
         Option("--seeds", "runs of each model; 1 (default) is a quick look", "N", int),
         Option(
             "--mixers",
@@ -55,6 +61,7 @@ SURFACE = Surface(
         ),
         Option("--batch", "sequences of one optimiser step (default: by the data; text: 8)", "N", int),
         Option("--contexts", "contexts at which one more step is timed (default: 128 to 16K)", "N,M"),
+        Option("--context", "longest window of a text's loss by position (default: 4 sequences)", "N"),
         Option("--evaluation", "most time for all that is not training, roughly (default: 200s)", "TIME"),
         Option("--threads", "CPU threads (default: those it began with, or all)", "N", int),
     ),
@@ -105,6 +112,7 @@ def settings(parsed: Parsed) -> "CompareConfig":
     values: dict[str, Any] = {}
     readers: dict[str, tuple[str, Callable[[str], Any]]] = {
         "params": ("params", count),
+        "context": ("context", count),
         "mixers": ("mixers", words),
         "learning_rates": ("learning_rates", lambda text: [float(word) for word in words(text)]),
         "contexts": ("contexts", lambda text: [count(word) for word in words(text)]),
@@ -122,7 +130,7 @@ def settings(parsed: Parsed) -> "CompareConfig":
             values |= budget(parsed["budget"])
         except ValueError as error:
             parsed.problems.append(f"--budget = {parsed['budget']!r}: {error}")
-    for name in ("seeds", "rung", "sequence", "batch"):
+    for name in ("equal", "seeds", "rung", "sequence", "batch"):
         if name in parsed.given:
             values[name] = parsed[name]
             if name in ("sequence", "batch") and parsed[name] < 1:

@@ -29,10 +29,12 @@ class Study(Protocol):
         task: its row in `quatrain.data.task.TASKS`.
         config: the comparison, with ``sequence`` and ``batch`` as the data needs them: their product is how
             many tokens, or steps of sequences, an optimiser step reads (a mean where lengths differ).
+        sweeps: whether contexts longer than those of training are swept.
     """
 
     task: Task
     config: CompareConfig
+    sweeps: bool
 
     @property
     def data(self) -> Data:
@@ -73,6 +75,11 @@ class Study(Protocol):
 
     def context(self, length: int) -> Tensor:
         """An input of ``length`` steps, ``(T,)`` tokens or ``(T, C)``, for timing."""
+
+    def sweep(
+        self, model: SequenceModel | None, plan: "Plan", models: Mapping[str, ModelConfig]
+    ) -> tuple[list[tuple[str, Row]], str]:
+        """Rows "position" and "far" of contexts longer than those of training, and why there are none."""
 
     def reach(self, model: SequenceModel) -> dict[int, float]:
         """How much the loss depends on the input k steps before the last one, by k."""

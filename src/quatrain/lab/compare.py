@@ -143,8 +143,19 @@ class _Comparison:
         self.search = Search(config, task, decided, self.models, out, journal, self.clock, tell)
 
     def _evaluations(self) -> list[str]:
-        tests = [f"test/{mixer}/{seed}" for mixer in self.config.mixers for seed in self.seeds]
-        return ["baselines", *tests, *(f"probes/{mixer}" for mixer in self.config.mixers)]
+        mixers = self.config.mixers
+        tests = [f"test/{mixer}/{seed}" for mixer in mixers for seed in self.seeds]
+        if self._again():
+            tests += [f"time-test/{mixer}/{seed}" for mixer in mixers for seed in self.seeds]
+        each = [f"{what}/{mixer}" for mixer in mixers for what in self._measurements()]
+        return ["baselines", *tests, *each]
+
+    def _measurements(self) -> tuple[str, ...]:
+        return ("probes", "context") if self.task.sweeps else ("probes",)
+
+    def _again(self) -> bool:
+        """Whether every model is trained anew for the same time."""
+        return len(self.config.parts) > 1 and bool(self.plan.time_steps)
 
     def run(self, command: str) -> None:
         stages = (*search.pieces(self.config, self.plan), *self._evaluations())
@@ -152,8 +163,9 @@ class _Comparison:
             if stage in self.journal:
                 self.clock.done(stage)
         left = self.clock.left("", 0.0)
-        resumed, says = "start" in self.journal, self.task.says()
-        self.tell({"kind": "plan", "plan": self.plan, "resumed": resumed, "left": left, "says": says})
+        resumed, says, parts = "start" in self.journal, self.task.says(), self.config.parts
+        told = {"resumed": resumed, "left": left, "says": says, "parts": parts}
+        self.tell({"kind": "plan", "plan": self.plan, **told})
         self._stage("start", partial(self._start, command))
         self._stage("baselines", self._baselines)
         for mixer in self.config.mixers:
@@ -163,10 +175,20 @@ class _Comparison:
             for seed in self.seeds:
                 self._stage(search.full(mixer, seed), partial(self.search.finish, mixer, seed))
             self.search.drop_losers(mixer)
+        if self._again():
+            self._stage(search.PACE, self.search.pace)
+            for mixer in self.config.mixers:
+                for seed in self.seeds:
+                    self._stage(search.anew(mixer, seed), partial(self.search.again, mixer, seed))
         for mixer in self.config.mixers:
             for seed in self.seeds:
                 self._stage(f"test/{mixer}/{seed}", partial(self._result, mixer, seed))
+                if self._again():
+                    work = partial(self._result, mixer, seed, search.anew, "time")
+                    self._stage(f"time-test/{mixer}/{seed}", work)
             self._stage(f"probes/{mixer}", partial(self._probe, mixer))
+            if self.task.sweeps:
+                self._stage(f"context/{mixer}", partial(self._sweep, mixer))
         self._stage("end", self._end)
 
     def _stage(self, name: str, work: Callable[[], tuple[Rows, Row]]) -> None:
@@ -198,7 +220,9 @@ class _Comparison:
             "params_target": config.params,
             "budget_seconds": config.budget_seconds,
             "budget_tokens": config.budget_tokens,
-            "tokens_per_model": plan.tokens,
+            "equal": config.parts,
+            "tokens_per_model": plan.tokens if config.parts[0] == "tokens" else None,
+            "time_per_model": plan.time_seconds if plan.time_steps else None,
             "epochs": plan.tokens / self.task.train_tokens,
             "sequence": config.sequence,
             "batch": config.batch,
@@ -228,16 +252,19 @@ class _Comparison:
         """The task's first metric on the test part, such that less is better; inf where there is none."""
         return primary(self.task.task.name, row["metrics"]) if "metrics" in row else inf
 
-    def _result(self, mixer: str, seed: int) -> tuple[Rows, Row]:
-        outcome = dict(self.journal.outcome(search.full(mixer, seed)))
+    def _result(
+        self, mixer: str, seed: int, stage: Callable[[str, int], str] = search.full, part: str = ""
+    ) -> tuple[Rows, Row]:
+        outcome = dict(self.journal.outcome(stage(mixer, seed)))
         model = evaluation.trained(self.out, outcome)
         if model is not None:
             evaluation.refuse_leak(model, self.config.sequence)
         found = evaluation.result(model, outcome, self.task, self.plan)
         peak = self.plan.speed(mixer).peak_memory_bytes
-        row = {"mixer": mixer, "seed": seed, **found, "peak_memory_bytes": peak}
-        outcome = {"test_loss": row.get("test_loss", inf), "merit": self._merit(row)}
-        return [("result", row)], outcome | {"status": row["status"]}
+        alike = {"budget": part or self.config.parts[0]}
+        row = {"mixer": mixer, "seed": seed, **alike, **found, "peak_memory_bytes": peak}
+        ended = {"test_loss": row.get("test_loss", inf), "merit": self._merit(row)}
+        return [("result", row)], ended | {"status": row["status"]}
 
     def _probe(self, mixer: str) -> tuple[Rows, Row]:
         """Cost and reach of one mixer, measured on its first seed; cost does not depend on the weights."""
@@ -248,6 +275,15 @@ class _Comparison:
         rows += evaluation.reach(mixer, ((before, False), (after, True)), self.task)
         if after is not None:
             rows += [("sample", {"mixer": mixer, **sample}) for sample in self.task.samples(after)]
+        return rows, {}
+
+    def _sweep(self, mixer: str) -> tuple[Rows, Row]:
+        """Loss by position in windows longer than those of training, for the first seed."""
+        model = evaluation.trained(self.out, dict(self.journal.outcome(search.full(mixer, 0))))
+        found, lack = self.task.sweep(model, self.plan, self.models)
+        rows: Rows = [(kind, {"mixer": mixer, "seed": 0, **row}) for kind, row in found]
+        if lack and mixer == self.config.mixers[0]:
+            rows.insert(0, ("note", {"about": "context", "text": lack}))
         return rows, {}
 
     def _end(self) -> tuple[Rows, Row]:

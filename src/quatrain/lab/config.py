@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf, isfinite
-from typing import Annotated
+from typing import Annotated, Literal
 
 from quatrain.data.config import DataConfig
 from quatrain.errors import ConfigError
@@ -34,12 +34,18 @@ class CompareConfig:
     params: Annotated[int, "parameters of each model, without embedding"] = 1_000_000
     budget_seconds: Annotated[float, "training time in all, over mixers, learning rates and seeds"] = 600.0
     budget_tokens: Annotated[float, "tokens that each model is trained on, in place of a time"] = inf
+    equal: Annotated[
+        Literal["auto", "tokens", "time", "both"],
+        "what all models get alike: tokens, training time, or both, one after the other; auto: both for a "
+        "budget in seconds, tokens for one in tokens",
+    ] = "auto"
     seeds: Annotated[int, "runs of each model at its chosen learning rate; one is a quick look"] = 1
     learning_rates: Annotated[tuple[float, ...], "the grid, the same for each"] = (1e-3, 3e-3, 1e-2)
     rung: Annotated[float, "fraction of the run after which the learning rate is chosen"] = 0.25
     sequence: Annotated[int, "tokens of one training sequence and one test window; 0: as the data asks"] = 0
     batch: Annotated[int, "sequences of one optimiser step; 0: as the data asks"] = 0
     contexts: Annotated[tuple[int, ...], "contexts at which one more step is timed"] = CONTEXTS
+    context: Annotated[int, "longest window of the loss by position; 0: four times the sequence"] = 0
     evaluation_seconds: Annotated[float, "most time for everything but training, roughly"] = 200.0
 
     def __post_init__(self) -> None:
@@ -47,6 +53,13 @@ class CompareConfig:
         problems = [f"{key} = {_shown(value)}: {rule}" for ok, key, value, rule in self._rules() if not ok]
         if problems:
             raise ConfigError("\n".join(problems))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the comparison in order: "tokens", "time"; the first chooses the learning rates."""
+        alike = {"tokens": ("tokens",), "time": ("time",), "both": ("tokens", "time")}
+        auto = "both" if isfinite(self.budget_seconds) else "tokens"
+        return alike[auto if self.equal == "auto" else self.equal]
 
     def _rules(self) -> Iterator[tuple[bool, str, object, str]]:
         """(holds, key, value, what must hold) of every rule that can be broken here."""
@@ -84,6 +97,8 @@ class CompareConfig:
         yield 0 < self.rung <= 1, "rung", self.rung, "is a fraction of the run in (0, 1]"
         fine = len(self.contexts) > 0 and _rise((0, *self.contexts))
         yield fine, "contexts", self.contexts, "must be positive and rise"
+        context, rule = self.context, f"must be more than the {self.sequence} tokens of training, or 0"
+        yield context == 0 or context > self.sequence, "context", context, rule
         limit = self.evaluation_seconds
         yield limit > 0 and isfinite(limit), "evaluation_seconds", limit, "must be positive and finite"
 

@@ -1,7 +1,8 @@
 """The curves of a training run, thinned for a page."""
 
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from quatrain import records
@@ -53,3 +54,10 @@ def last_look(path: Path, last: int) -> Row:
     if not looks:
         raise DataError(f"{path}: holds no look at the validation part up to step {last}")
     return looks[-1]
+
+
+def step_seconds(path: Path) -> float:
+    """Median seconds of a step of a run, which other work on the machine disturbs least; 0 for no step."""
+    seen = [(0, 0.0), *((row["step"], row["seconds"]) for row in records.read(path) if row["kind"] == "step")]
+    times = [float(t - before) / (n - last) for (last, before), (n, t) in pairwise(seen)]
+    return float(median(times or [0.0]))

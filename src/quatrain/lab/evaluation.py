@@ -48,11 +48,13 @@ def result(model: SequenceModel | None, outcome: Row, task: Study, plan: Plan) -
     row: Row = {key: outcome[key] for key in ("lr", "status")} | {"reason": outcome.get("reason", "")}
     if model is None:
         return row
-    seconds = outcome["seconds"]
+    seconds, typical = outcome["seconds"], outcome.get("step_seconds")
+    if typical:  # the median step: other work on the machine shows less in it than in the sum
+        seconds = typical * outcome["steps"]
     row |= {
         "step": outcome["best_step"],
         "tokens": outcome["tokens"],
-        "train_seconds": seconds,
+        "train_seconds": outcome["seconds"],
         "tokens_per_second": outcome["tokens"] / seconds if seconds else None,
         "run": outcome["run"],
         **task.score(model, plan),
@@ -72,11 +74,10 @@ def costs(mixer: str, model: SequenceModel, task: Study, contexts: Sequence[int]
             ("step_cost", {"context": cost.context, "ms_per_token": ms, "state_bytes": cost.state_bytes}),
             ("prefill", {"length": cost.context, "seconds": cost.prefill_seconds}),
         ]
-    long = [cost for cost in found if cost.context >= 2 * probes.CHUNK]  # below, it is all one call
-    fitted = long if len(long) > 1 else found
-    if len(fitted) > 1:
-        lengths = [cost.context for cost in fitted]
-        power = probes.exponent(lengths, [cost.prefill_seconds for cost in fitted])
+    long = [cost for cost in found if cost.context >= 2 * probes.CHUNK]  # below, it is all one call: no fit
+    if len(long) > 1:
+        lengths = [cost.context for cost in long]
+        power = probes.exponent(lengths, [cost.prefill_seconds for cost in long])
         rows.append(("prefill_fit", {"exponent": power, "lengths": lengths}))
     if len(found) < len(contexts):
         late = f"contexts from {contexts[len(found)]} on took more than {seconds:.0f} s and are left out"

@@ -50,7 +50,7 @@ class SequenceTask:
     """
 
     def __init__(self, config: CompareConfig, data: SequenceFile) -> None:
-        self.data, self.task = data, TASKS[data.task]
+        self.data, self.task, self.sweeps = data, TASKS[data.task], False
         self.config = self._labelled(config) if self.task.labelled else self._series(config)
         for part in ("train", "valid", "test"):
             self._check(part)  # says what is missing, before anything is done
@@ -249,6 +249,12 @@ class SequenceTask:
             return OBJECTIVES[self.task.name](model, hidden, *block) * len(rows)
 
         return probes.reach(model, block.inputs, whole, block.lengths)
+
+    def sweep(
+        self, model: SequenceModel | None, plan: Plan, models: Mapping[str, ModelConfig]
+    ) -> tuple[list[tuple[str, Row]], str]:
+        """Nothing: labelled sequences have their own lengths, and a forecast its context."""
+        return [], ""
 
     def samples(self, model: SequenceModel) -> list[Row]:
         """A row with answers to sequences of the test part."""

@@ -18,11 +18,10 @@ from quatrain.data.task import TASKS
 from quatrain.data.tokenizer import measures
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import DataError
-from quatrain.infer._mode import evaluating
 from quatrain.infer.evaluate import evaluate
 from quatrain.infer.generate import generate
 from quatrain.infer.sample import Sampling
-from quatrain.lab import baselines, probes
+from quatrain.lab import baselines, far, losses, probes
 from quatrain.lab._study import Row
 from quatrain.lab.calibrate import STEPS
 from quatrain.lab.config import CompareConfig, for_text
@@ -43,7 +42,7 @@ class TextTask:
     """Next-token prediction on a token file. Raises DataError where a part is too short."""
 
     def __init__(self, config: CompareConfig, tokens: TokenFile) -> None:
-        self.task = TASKS["lm"]
+        self.task, self.sweeps = TASKS["lm"], True
         config = for_text(config)
         self.config, self.tokens, self.data = config, tokens, tokens
         self.tokenizer = tokens.tokenizer
@@ -162,7 +161,8 @@ class TextTask:
         pieces = self._pieces(self.test, plan.test_tokens, "test part")
         valid_pieces = self._pieces(self.valid, plan.test_tokens, "validation part")
         valid = score(model, self.valid, valid_pieces, self.config.batch)
-        test = score(model, self.test, pieces, self.config.batch)
+        found = losses.piece_losses(model, self.test, pieces, self.config.batch)
+        test = losses.mean(found, pieces)
         row: Row = {
             "valid_loss": valid,
             "test_loss": test,
@@ -171,6 +171,7 @@ class TextTask:
             "metrics": {"nats": test},
             "test_tokens": pieces.tokens,
             "test_total_tokens": pieces.total,
+            "test_pieces": losses.stretches(found, pieces),
         }
         if model.state_bytes(1, 1) == model.state_bytes(1, 100_000):
             carried = evaluate(
@@ -220,6 +221,17 @@ class TextTask:
         starts = np.linspace(0, len(self.valid) - size, count).astype(int)
         return torch.from_numpy(np.stack([self.valid[at : at + size] for at in starts]).astype(np.int64))
 
+    def sweep(
+        self, model: SequenceModel | None, plan: Plan, models: Mapping[str, ModelConfig]
+    ) -> tuple[list[tuple[str, Row]], str]:
+        """Loss by position in windows of the test part that are longer than those of training."""
+        config, sequence = self.config, self.config.sequence
+        length, lack = far.window(config, self.test), far.missing(config, self.test)
+        if model is None or length < 2 * sequence:
+            return [], lack
+        windows = far.count(config, plan, models, self.test)
+        return far.sweep(cast(LanguageModel, model), self.test, length, sequence, windows), lack
+
     def reach(self, model: SequenceModel) -> dict[int, float]:
         """Gradient norms of the last token's loss over windows of the validation part."""
         return probes.gradient_norms(model, self.gradient_windows())
@@ -243,13 +255,4 @@ class TextTask:
 
 def score(model: LanguageModel, tokens: Tokens, pieces: Pieces, batch: int) -> float:
     """Mean nats per token over pieces of a text, each read from an empty state, ``batch`` at a time."""
-    total = 0.0
-    with torch.no_grad(), evaluating(model):
-        for length in np.unique(pieces.lengths)[::-1]:
-            starts = pieces.starts[pieces.lengths == length]
-            for at in range(0, len(starts), batch):
-                rows = [tokens[start : start + length + 1] for start in starts[at : at + batch]]
-                block = torch.from_numpy(np.stack(rows).astype(np.int64))
-                loss, _ = model.loss(block[:, :-1], block[:, 1:], keep_state=False)
-                total += loss.item() * len(rows) * int(length)
-    return total / pieces.tokens
+    return losses.mean(losses.piece_losses(model, tokens, pieces, batch), pieces)

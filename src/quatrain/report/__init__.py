@@ -12,13 +12,27 @@ from pathlib import Path
 from quatrain import records
 from quatrain._files import write_atomic
 from quatrain.errors import DataError
-from quatrain.report.gather import Row, gather, number, table_of
+from quatrain.report.advice import advise
+from quatrain.report.gather import Comparison, Row, gather, number, table_of
 from quatrain.report.measure import NATS
+from quatrain.report.numbers import NBSP
 from quatrain.report.summary import Summary, summarise
-from quatrain.report.table import Table, plain
+from quatrain.report.table import Table, plain, timed_plain
 from quatrain.report.table import markdown as _markdown
 
-__all__ = ["Summary", "Table", "best", "markdown", "measure", "summary", "table", "task", "write"]
+__all__ = [
+    "Summary",
+    "Table",
+    "advice",
+    "best",
+    "markdown",
+    "measure",
+    "summary",
+    "table",
+    "task",
+    "timed_table",
+    "write",
+]
 
 
 def table(rows: Iterable[Row]) -> Table:
@@ -26,9 +40,25 @@ def table(rows: Iterable[Row]) -> Table:
     return plain(gather(rows))
 
 
+def timed_table(rows: Iterable[Row]) -> Table:
+    """The table of models trained anew for the same time, as strings; empty where none were."""
+    return timed_plain(gather(rows))
+
+
+def advice(rows: Iterable[Row]) -> str:
+    """Which model to choose, and what would change that: a paragraph written from the numbers."""
+    return " ".join(advise(gather(rows)))
+
+
 def markdown(rows: Iterable[Row]) -> str:
-    """The main table in Markdown, with machine, config digest and date above it."""
-    return _markdown(gather(rows))
+    """The tables in Markdown, machine, config digest and date above them, the advice below."""
+    return _text(gather(rows))
+
+
+def _text(comparison: Comparison) -> str:
+    """``table.md``: the tables, and the advice below them."""
+    chosen = " ".join(advise(comparison))
+    return _markdown(comparison) + (f"\n{chosen}\n".replace(NBSP, " ") if chosen else "")
 
 
 def summary(rows: Iterable[Row]) -> Summary:
@@ -76,7 +106,7 @@ def write(out_dir: Path) -> Path:
     comparison = gather(records.read(source))
     if "comparison" not in comparison.rows:
         raise DataError(f"{source}: holds no comparison")
-    write_atomic(source.with_name("table.md"), _markdown(comparison))
+    write_atomic(source.with_name("table.md"), _text(comparison))
     from quatrain.report.page import html  # altair takes a second to import: only for the page
 
     page = source.with_name("report.html")

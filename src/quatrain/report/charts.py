@@ -185,7 +185,7 @@ class Drawing(NamedTuple):
     """A line chart: one line per model and run, with a mark on each of ``marks``, or else of ``points``.
 
     ``tips`` are (field, title, format) told of the nearest mark, no format meaning text; ``faint`` are thin
-    lines behind; ``rules`` are named grey horizontal lines.
+    lines behind; ``rules`` are named grey horizontal lines, ``rule`` a vertical one.
     """
 
     styles: list[Style]
@@ -197,6 +197,15 @@ class Drawing(NamedTuple):
     faint: list[Point] | None = None
     rules: list[tuple[str, float]] | None = None
     height: int = 260
+    rule: tuple[float, str] | None = None
+
+
+def _upright(x: Any, at: float, name: str) -> list[Any]:
+    """A grey vertical line with its name at the top."""
+    base = alt.Chart(_data([{"x": rounded(at), "t": name}]))
+    line = base.mark_rule(color=BASELINE.colour, strokeDash=list(BASELINE.dash), strokeWidth=1.2).encode(x=x)
+    text = base.mark_text(align="left", dx=4, dy=5, fontSize=10.5, color="currentColor", opacity=0.75)
+    return [line, text.encode(x=x, y=alt.value(4), text="t:N")]
 
 
 def _tooltip(tips: list[tuple[str, str, str]]) -> Any:
@@ -232,6 +241,8 @@ def lines(drawing: Drawing) -> Spec:
         tooltip=_tooltip(drawing.tips),
     )
     layers = _rules(x, y, drawing.rules or [])
+    if drawing.rule:
+        layers += _upright(x, *drawing.rule)
     if drawing.faint:
         behind = chart(drawing.faint).mark_line(strokeWidth=1, opacity=0.35, clip=True)
         layers.append(behind.encode(detail="r:N"))

@@ -61,29 +61,40 @@ def _without(comparison: Comparison, styles: list[Style], what: str) -> str:
 
 def final_losses(comparison: Comparison) -> Figure:
     """What decides, of models and baselines, from zero; the uniform guess only where there is no other."""
+    measure = comparison.measure
+    unit, main = _bars(comparison)
+    title = f"{measure.title} on the test part, and trivial baselines"
+    caption = f"{measure.title} on the test part; {measure.better}. Grey bars are trivial baselines."
+    if measure == NATS:
+        title = "Test loss, models and trivial baselines"
+        caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
+    if main is None:
+        return Figure("test", title, caption, (), missing="No model or baseline has a test result yet.")
+    _, timed = _bars(comparison.again()) if comparison.timed else ("", None)
+    if timed is None:
+        return Figure("test", title, caption, (("", main),))
+    equal = f"equal {comparison.words.step}s"
+    return Figure("test", title, caption, ((equal, main), ("equal training time", timed)))
+
+
+def _bars(comparison: Comparison) -> tuple[str, Spec | None]:
+    """The unit, and bars of the models that finished and the baselines; None where there are none."""
     baselines = [base for base in comparison.baselines if base.key != "uniform"] or list(comparison.baselines)
     shown = [entry for entry in comparison.entries if entry.status == "ok"] + baselines
     measure, show = comparison.measure, comparison.measure.show
-    key, unit, title = measure.key, measure.says, f"{measure.title} on the test part, and trivial baselines"
-    caption = f"{measure.title} on the test part; {measure.better}. Grey bars are trivial baselines."
-    if measure == NATS:
-        bits = all(entry.values.get("test_bits_per_byte") for entry in shown)
-        if bits:
-            key, unit = "test_bits_per_byte", shown[0].texts.get("bits", "bits per byte") if shown else unit
-        title = "Test loss, models and trivial baselines"
-        caption = f"Loss on the test part in {unit}; less is better. Grey bars are baselines that only count."
+    key, unit = measure.key, measure.says
+    if measure == NATS and shown and all(entry.values.get("test_bits_per_byte") for entry in shown):
+        key, unit = "test_bits_per_byte", shown[0].texts.get("bits", "bits per byte")
     found = [
         (entry.style, mean, entry.values[key]) for entry in shown if (mean := entry.mean(key)) is not None
     ]
     found.sort(key=lambda item: measure.merit(item[1]))
     if not found:
-        return Figure("test", title, caption, (), missing="No model or baseline has a test result yet.")
+        return unit, None
     scale = 100.0 if measure.percent else 1.0
-    unit = f"{unit} (%)" if measure.percent else unit
     drawn = [(style, scale * mean, tuple(scale * one for one in each)) for style, mean, each in found]
-    return Figure(
-        "test", title, caption, (("", charts.bars(drawn, unit, lambda value: show(value / scale))),)
-    )
+    axis = f"{unit} (%)" if measure.percent else unit
+    return unit, charts.bars(drawn, axis, lambda value: show(value / scale))
 
 
 def _curves(comparison: Comparison, kind: str, x: str, judged: bool = False) -> list[Point]:
@@ -224,6 +235,21 @@ def loss_by_time(comparison: Comparison) -> Figure:
         f"{same} Read it with care between the end points: each "
         "learning-rate "
         "schedule runs to that model's own end, so a slow model is not at its best half way.",
+    )
+
+
+def equal_time(comparison: Comparison) -> Figure | None:
+    """Loss against seconds of the models trained anew for the same time; None where none were."""
+    if not comparison.timed:
+        return None
+    return _loss(
+        comparison.again(),
+        "equal-time",
+        "seconds",
+        "Loss against wall time, trained for equal time",
+        "seconds of training",
+        "Trained anew, each with a schedule that ends when the time is over, at the learning rate that was "
+        "chosen at equal tokens. A faster model reads more tokens.",
     )
 
 

@@ -7,7 +7,7 @@ the last one wins.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -19,9 +19,11 @@ Run = tuple[str, float, int]  # mixer, learning rate, seed
 
 _KEYS = {
     "model": ("mixer",),
-    "train": ("mixer", "lr", "seed", "step"),
-    "valid": ("mixer", "lr", "seed", "step"),
-    "result": ("mixer", "seed"),
+    "train": ("mixer", "lr", "seed", "step", "budget"),
+    "valid": ("mixer", "lr", "seed", "step", "budget"),
+    "result": ("mixer", "seed", "budget"),
+    "position": ("mixer", "to"),
+    "far": ("mixer",),
     "step_cost": ("mixer", "context"),
     "prefill": ("mixer", "length"),
     "prefill_fit": ("mixer",),
@@ -66,6 +68,7 @@ class Entry:
     seeds: tuple[int, ...] = ()
     values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    pieces: tuple[float, ...] = ()  # losses of stretches of the test part, mean over seeds
     measure: Measure = NATS
 
     @property
@@ -100,7 +103,18 @@ class Comparison:
     entries: tuple[Entry, ...]  # models, best on the test part first, those without a result at the end
     baselines: tuple[Entry, ...]  # best first
     contexts: tuple[int, int]  # the shortest and longest context at which a generated token was timed
+    timed: tuple[Entry, ...] = ()  # models trained anew for equal time, best first; entries have equal tokens
+    timed_rows: Mapping[str, list[Row]] = field(default_factory=dict)  # their train, valid and result rows
     measures: tuple[Measure, ...] = (NATS,)  # the metrics of the task; the first one decides
+
+    @property
+    def alike(self) -> str:
+        """What the models of ``entries`` got alike: "tokens", or "time" where nothing else was compared."""
+        return "time" if list_of(self.about, "equal") == ["time"] else "tokens"
+
+    def again(self) -> "Comparison":
+        """The models trained anew for equal time, in place of those with equal tokens."""
+        return replace(self, rows={**self.rows, **self.timed_rows}, entries=self.timed)
 
     @property
     def task(self) -> str:
@@ -190,6 +204,7 @@ _FROM_RESULT = (
     "valid_loss",
     "lr",
     "tokens_per_second",
+    "tokens",
     "train_seconds",
     "peak_memory_bytes",
 )
@@ -263,7 +278,32 @@ def _entry(
         values=values,
         texts=texts,
         measure=judged[0],
+        pieces=_pieces(fine),
     )
+
+
+def _pieces(results: list[Row]) -> tuple[float, ...]:
+    """Losses of the stretches of the test part, averaged over results that have the same ones."""
+    each = [list_of(row, "test_pieces") for row in results]
+    each = [found for found in each if found and all(isinstance(loss, int | float) for loss in found)]
+    if not each or len({len(found) for found in each}) > 1:
+        return ()
+    return tuple(fmean(losses) for losses in zip(*each, strict=True))
+
+
+_CURVES = ("train", "valid", "result")  # kinds of rows of which both parts of a comparison have some
+
+
+def _split(about: Row, kinds: Mapping[str, list[Row]]) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
+    """The rows of the part that chose the learning rates, and those of models trained anew for equal time."""
+    if list_of(about, "equal") == ["time"]:
+        return dict(kinds), {}
+    first, anew = dict(kinds), {}
+    for kind in _CURVES:
+        rows = kinds.get(kind, [])
+        first[kind] = [row for row in rows if row.get("budget") != "time"]
+        anew[kind] = [row for row in rows if row.get("budget") == "time"]
+    return first, anew
 
 
 def baseline_name(name: str) -> str:
@@ -293,6 +333,7 @@ def gather(rows: Iterable[Row]) -> Comparison:
     kinds = {kind: _unique(kind, found) for kind, found in kinds.items()}
     about: Row = (kinds.get("comparison") or [{}])[-1]
     mixers = _mixers(about, kinds)
+    kinds, anew = _split(about, kinds)
     looks = styles(mixers)
     at = sorted({int(value) for value in _numbers(kinds.get("step_cost", []), "context")}) or [128, 16384]
     contexts = (at[0], at[-1])
@@ -300,6 +341,9 @@ def gather(rows: Iterable[Row]) -> Comparison:
     judged = measures(about)
     bits = {"bits": "bits per base"} if table_of(about, "data").get("tokenizer") == "dna" else {}
     entries = [_entry(mixer, looks[mixer], kinds, seeds, contexts, judged, bits) for mixer in mixers]
+    shared = {**anew, "model": kinds.get("model", [])}
+    again = mixers if anew.get("result") else ()
+    timed = [_entry(mixer, looks[mixer], shared, seeds, contexts, judged, bits) for mixer in again]
     baselines = [_baseline(row, judged, bits) for row in kinds.get("baseline", [])]
     return Comparison(
         about=about,
@@ -310,5 +354,7 @@ def gather(rows: Iterable[Row]) -> Comparison:
         entries=tuple(sorted(entries, key=lambda entry: entry.merit)),
         baselines=tuple(sorted(baselines, key=lambda entry: entry.merit)),
         contexts=contexts,
+        timed=tuple(sorted(timed, key=lambda entry: entry.merit)),
+        timed_rows=anew,
         measures=judged,
     )

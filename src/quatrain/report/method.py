@@ -87,6 +87,53 @@ def _selection(about: Row) -> str:
     )
 
 
+def _equal_time(comparison: Comparison) -> str:
+    """How the models of the second table were trained; empty where there is none."""
+    seconds = number(comparison.about, "time_per_model")
+    if not seconds:
+        return ""
+    each = numbers.duration(seconds)
+    if comparison.alike == "time":
+        return f"Every model trains for {each}: as many steps as the calibration says it makes in that time."
+    found = [
+        f"{entry.style.name} {numbers.duration(took)}"
+        for entry in comparison.timed
+        if (took := entry.mean("train_seconds")) is not None
+    ]
+    fact = f" In fact they took {numbers.listed(found)}." if found else ""
+    return (
+        f"A part of the budget trains every model anew for the same time, {each}, the mean of what one run "
+        f"at equal tokens should take by the calibration. Each makes as many steps as fit into it by the "
+        f"median step of its run at equal tokens, with a schedule that ends there, the learning rate chosen "
+        f"before, and the same data in the same order, of which a faster model reads more.{fact}"
+    )
+
+
+def _noise(comparison: Comparison) -> str:
+    """What the paired tests are."""
+    return (
+        "Two models are compared in pairs. Over seeds: a t interval of the differences between runs of the "
+        "same seed, which read the same data in the same order; it covers the randomness of training. Over "
+        "the test text: the mean losses of up to 256 stretches of the same text, with the covariance of "
+        "neighbouring stretches taken in (Newey and West); it covers which text was drawn, and says "
+        "nothing of what another seed would give."
+    )
+
+
+def _far(comparison: Comparison) -> str:
+    """How the loss by position was measured; empty where it was not."""
+    for row in comparison.rows.get("far", []):
+        keys = ("length", "sequence", "tail", "windows")
+        length, sequence, tail, windows = (number(row, key) for key in keys)
+        if length and sequence and tail and windows:
+            return (
+                f"{windows:.0f} windows of {length:,.0f} tokens of the test part, each from an empty state. "
+                f"Their last {tail:,.0f} tokens are read a second time with {sequence - tail:,.0f} tokens "
+                f"before them, as in training: the difference on the same tokens is what the far past brings."
+            )
+    return ""
+
+
 def _budget(comparison: Comparison) -> str:
     about, end = comparison.about, comparison.end
     budget, tokens = number(about, "budget_seconds"), number(about, "tokens_per_model")
@@ -164,10 +211,20 @@ def method(comparison: Comparison) -> Pairs:
         ("Test", _sampling(comparison)),
         (
             "Speed and memory",
-            f"Training speed is {comparison.words.step}s over seconds of the training loop; peak memory is "
-            f"the largest the training process held. Latency is one {comparison.words.step} at a time, batch "
-            f"of one, after a context of that length.",
+            f"Training speed is {comparison.words.step}s of a step over the median time of a step, in which "
+            f"other work on the machine shows less than in the sum; peak memory is the largest the training "
+            f"process held. Latency is one {comparison.words.step} at a time, batch of one, after a context "
+            f"of that length.",
         ),
+    ]
+    pairs += [
+        (name, text)
+        for name, text in (
+            ("Equal training time", _equal_time(comparison)),
+            ("Noise", _noise(comparison) if len(comparison.entries) > 1 else ""),
+            ("Loss by position", _far(comparison)),
+        )
+        if text
     ]
     if names:
         pairs.append(
@@ -189,7 +246,7 @@ def footer(comparison: Comparison) -> Pairs:
     parts = [
         str(machine.get("cpu") or ""),
         f"{cores:.0f} cores" if cores else "",
-        f"{threads:.0f} threads used" if threads else "",
+        f"{threads:.0f} thread{'s' * (threads != 1)} used" if threads else "",
         f"{numbers.size(memory)} memory" if memory else "",
         f"device {machine['device']}" if machine.get("device") else "",
         str(machine.get("os") or ""),

@@ -59,6 +59,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}{NBSP}min" + (f" {rest}{NBSP}s" if rest else "")
 
 
+def seconds(value: float) -> str:
+    """Seconds as a plain number: 48.31 -> 48.3."""
+    return significant(value)
+
+
 def rate(value: float) -> str:
     """A learning rate: 0.001 -> 1e-3, 0.0003 -> 3e-4."""
     if value <= 0:

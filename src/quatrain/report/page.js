@@ -7,11 +7,12 @@
 
   const sortBy = (table, column, direction) => {
     const body = table.tBodies[0];
-    const number = (row) => parseFloat(row.cells[column].dataset.v);
+    const number = (row) => parseFloat(row.cells[column].dataset.v ?? text(row));
     const text = (row) => row.cells[column].textContent.trim();
     const compare = (a, b) => {
       if (column === 0) return direction * text(a).localeCompare(text(b));
       const x = number(a), y = number(b);
+      if (Number.isNaN(x) && Number.isNaN(y)) return direction * text(a).localeCompare(text(b));
       if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);  // unknown values last
       return direction * (x - y);
     };

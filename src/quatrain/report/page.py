@@ -12,14 +12,27 @@ from importlib.resources import files
 
 from quatrain.errors import MissingExtraError
 from quatrain.report import charts, numbers, samples
-from quatrain.report.figures import FIGURES, Figure, final_losses, rates
+from quatrain.report.advice import advise
+from quatrain.report.evidence import differences
+from quatrain.report.far import position
+from quatrain.report.figures import FIGURES, Figure, equal_time, final_losses, rates
 from quatrain.report.gather import Comparison, Entry, number, table_of
 from quatrain.report.measure import NATS
 from quatrain.report.method import footer, method
 from quatrain.report.rates import rate_table
 from quatrain.report.styles import OUTLINES, Style
 from quatrain.report.summary import Summary, beaten_by, summarise
-from quatrain.report.table import Column, Table, cell, columns, provenance, ranked
+from quatrain.report.table import (
+    Column,
+    Table,
+    cell,
+    columns,
+    provenance,
+    ranked,
+    timed_columns,
+    timed_ranked,
+    titles,
+)
 
 try:
     import vl_convert
@@ -86,9 +99,21 @@ def _figure(figure: Figure, stamp: str) -> str:
     )
 
 
+# Where the numbers behind a fact of the summary stand.
+_BEHIND = {
+    "How sure": "differences",
+    "With equal time": "time",
+    "Baselines": "table",
+    "Fastest to train": "loss-time",
+    "Memory": "state",
+}
+
+
 def _summary(summary: Summary, figure: Figure, stamp: str) -> str:
     facts = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in summary.facts
+        f'<div><dt><a href="#{_BEHIND.get(name, "latency")}">{escape(name)}</a></dt>'
+        f"<dd>{escape(text)}</dd></div>"
+        for name, text in summary.facts
     )
     warnings = "".join(f"<li>{escape(text)}</li>" for text in summary.warnings)
     return (
@@ -123,40 +148,86 @@ def _line(entry: Entry, shown: list[Column], best: dict[str, float]) -> str:
     )
 
 
-def _best(comparison: Comparison, shown: list[Column]) -> dict[str, float]:
+def _best(lines: list[Entry], shown: list[Column]) -> dict[str, float]:
     """The best value of each column among the models that finished, where at least two have one."""
     found = {}
     for column in shown:
-        values = [entry.mean(column.key) for entry in comparison.entries if entry.status == "ok"]
+        values = [entry.mean(column.key) for entry in lines if entry.status == "ok"]
         known = [value for value in values if value is not None]
         if column.best and len(known) > 1 and min(known) < max(known):
             found[column.key] = min(known) if column.best == "low" else max(known)
     return found
 
 
-def _main_table(comparison: Comparison, stamp: str) -> str:
-    shown = columns(comparison)
-    best = _best(comparison, shown)
+def _table(lines: list[Entry], shown: list[Column], label: str) -> str:
+    best = _best(lines, shown)
     heads = _head("Model", "", "architecture or trivial baseline")
     heads += "".join(_head(column.title, column.unit, column.help) for column in shown)
-    lines = "".join(_line(entry, shown, best) for entry in ranked(comparison))
-    losing = [(entry, beaten_by(comparison, entry)) for entry in comparison.entries]
-    notes = [
-        f"{entry.style.name} does not beat {numbers.listed([base.style.name for base in bases])}."
-        for entry, bases in losing
-        if bases
-    ]
-    notes.append("Bold: best of its column among the models. Click a heading to sort.")
+    body = "".join(_line(entry, shown, best) for entry in lines)
     return (
-        f'<div class="box" tabindex="0" role="region" aria-label="Main table"><table><thead><tr>'
-        f"{heads}</tr></thead>"
-        f'<tbody>{lines}</tbody></table></div><p class="under">{escape(" ".join(notes))}'
-        f'<span class="stamp">{stamp}</span></p>'
+        f'<div class="box" tabindex="0" role="region" aria-label="{escape(label)}"><table><thead><tr>'
+        f"{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
+def _under(text: str, stamp: str) -> str:
+    return f'<p class="under">{escape(text)}<span class="stamp">{stamp}</span></p>'
+
+
+def _timed_table(comparison: Comparison, stamp: str) -> str:
+    """The second table; empty where no model was trained anew for equal time."""
+    lines = timed_ranked(comparison)
+    if not lines:
+        return ""
+    note = (
+        "Each model was trained anew from its first weights, on as many tokens as it reads in the same time "
+        "by the median step of its run above, with a schedule that ends there."
+    )
+    table = _table(lines, timed_columns(), "Table at equal training time") + _under(note, stamp)
+    lead = "What the same waiting buys: a faster model reads more."
+    return _section("time", titles(comparison)[1], lead, table)
+
+
+def _differences(comparison: Comparison, stamp: str) -> str:
+    """How far each model is behind the best, and whether noise explains it; empty for fewer than two."""
+    parts = [(titles(comparison)[0], comparison.entries), ("Equal training time", comparison.timed)]
+    tables = [(name, differences(comparison, entries)) for name, entries in parts]
+    halves = [
+        f"<div><h3>{escape(name)}</h3>{_plain_table(table, f'Differences, {name}')}</div>"
+        for name, table in tables
+        if table.rows
+    ]
+    if not halves:
+        return ""
+    note = (
+        f"Nats per token {numbers.PLUS_MINUS} half of the 95 % interval, in pairs: over stretches of the "
+        "test text (which covers the choice of the text, not the randomness of training), and over seeds "
+        "that read the same data. Level: within noise by the seeds, or for one seed by the text or below 1 %."
+    )
+    body = f'<div class="halves">{"".join(halves)}</div>{_under(note, stamp)}'
+    return _section("differences", "Beyond noise or not", "Every model against the best one.", body)
+
+
+def _main_table(comparison: Comparison, stamp: str) -> str:
+    losing = [(entry, beaten_by(comparison, entry)) for entry in comparison.entries]
+    beaten: dict[str, list[str]] = {}  # baselines -> the models that don't beat them
+    for entry, bases in losing:
+        if bases:
+            listed = numbers.listed([base.style.name for base in bases])
+            beaten.setdefault(listed, []).append(entry.style.name)
+    notes = [
+        f"{numbers.listed(models)} {'does' if len(models) == 1 else 'do'} not beat {bases}."
+        for bases, models in beaten.items()
+    ]
+    notes.append("Bold: best of its column among the models. Click a heading to sort.")
+    table = _table(ranked(comparison), columns(comparison), "Main table")
+    return table + _under(" ".join(notes), stamp)
+
+
 def _plain_table(table: Table, label: str) -> str:
-    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.header)
+    heads = "".join(
+        f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in table.header
+    )
     lines = ""
     for name, *cells in table.rows:
         tds = (f"<td{' class=best' if text.endswith('*') else ''}>{escape(text)}</td>" for text in cells)
@@ -187,6 +258,13 @@ def _grid(comparison: Comparison, stamp: str) -> str:
     under = f'<p class="under">{escape(note)}<span class="stamp">{stamp}</span></p>'
     figure = _figure(rates(comparison), stamp)
     return f'<div class="halves"><div>{_plain_table(table, "Learning rates")}{under}</div>{figure}</div>'
+
+
+def _choice(comparison: Comparison) -> str:
+    """The closing paragraph; empty where nothing has a result."""
+    sentences = advise(comparison)
+    text = f'<p class="choice">{escape(" ".join(sentences))}</p>'
+    return _section("choice", "Which to choose", "", text) if sentences else ""
 
 
 def _pairs(pairs: list[tuple[str, str]], kind: str = "") -> str:
@@ -242,18 +320,25 @@ def html(comparison: Comparison) -> str:
     here = files("quatrain.report")
     summary = summarise(comparison)
     stamp = escape(" \N{MIDDLE DOT} ".join(provenance(comparison)))
-    drawn = "".join(_figure(make(comparison), stamp) for make in FIGURES)
-    links = {
-        "summary": "Summary",
-        "table": "Table",
-        "charts": "Charts",
-        "samples": "Samples",
-        "rates": "Rates",
-    }
+    extra = [figure for make in (equal_time, position) if (figure := make(comparison))]
+    figures = [make(comparison) for make in FIGURES]
+    drawn = "".join(_figure(figure, stamp) for figure in (*figures[:2], *extra, *figures[2:]))
+    timed, apart, chosen = (
+        _timed_table(comparison, stamp),
+        _differences(comparison, stamp),
+        _choice(comparison),
+    )
+    links = {"summary": "Summary", "table": "Equal tokens" if timed else "Table"}
+    links |= {"time": "Equal time"} if timed else {}
+    links |= {"differences": "Noise"} if apart else {}
+    links |= {"charts": "Charts", "samples": "Samples", "rates": "Rates"}
+    links |= {"choice": "Which to choose"} if chosen else {}
     links |= {"method": "Method"}
     nav = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in links.items())
     sections = [
-        _section("table", "All numbers", "", _main_table(comparison, stamp)),
+        _section("table", titles(comparison)[0], "", _main_table(comparison, stamp)),
+        timed,
+        apart,
         _section("charts", "Charts", "Hover a point for its numbers.", f'<div class="figures">{drawn}</div>'),
         _section(
             "samples",
@@ -261,6 +346,7 @@ def html(comparison: Comparison) -> str:
             samples.samples(comparison) + f'<p class="under"><span class="stamp">{stamp}</span></p>',
         ),
         _section("rates", "Learning rates tried", "", _grid(comparison, stamp)),
+        chosen,
         _section("method", "Method", "", _pairs(method(comparison), "method")),
     ]
     return (

@@ -31,11 +31,12 @@ STYLES = {
 BASELINE = Style("baseline", "#85888d", (2, 3), "cross")
 
 # For mixers this table does not know yet (a hybrid, a later architecture): given out in the order of the
-# comparison.
-_SPARE = (
-    Style("", "#7a8a00", (3, 3), "cross"),
-    Style("", "#7a5ad6", (8, 2, 1, 2), "triangle-right"),
-    Style("", "#8a6047", (12, 2), "triangle-left"),
+# comparison. Colours that stay as far from all others as these three do are not left at this contrast.
+_HOURGLASS, _BOW_TIE = "M-.8,-.8H.8L-.8,.8H.8Z", "M-.8,-.8V.8L.8,-.8V.8Z"
+SPARE = (
+    Style("", "#a818c0", (12, 3), "triangle-left"),
+    Style("", "#3ca860", (6, 2, 1, 2, 1, 2), _HOURGLASS),
+    Style("", "#606cf0", (1, 3), _BOW_TIE),
 )
 
 # Outlines of the Vega symbols above for the legends, in a box of 12 x 12 pixels.
@@ -47,6 +48,8 @@ OUTLINES = {
     "triangle-down": "M6 10L2 2.5H10Z",
     "triangle-right": "M10 6L2.5 10V2Z",
     "triangle-left": "M2 6L9.5 2V10Z",
+    _HOURGLASS: "M2.8 2.8H9.2L2.8 9.2H9.2Z",
+    _BOW_TIE: "M2.8 2.8V9.2L9.2 2.8V9.2Z",
     "cross": "M4.7 2H7.3V4.7H10V7.3H7.3V10H4.7V7.3H2V4.7H4.7Z",
 }
 
@@ -59,6 +62,8 @@ def styles(mixers: Iterable[str]) -> dict[str, Style]:
         if mixer in STYLES:
             found[mixer] = STYLES[mixer]
         elif mixer not in found:
-            found[mixer] = _SPARE[spare % len(_SPARE)]._replace(name=mixer)
+            turns, at = divmod(spare, len(SPARE))  # a colour that comes again has another dash and shape
+            look = SPARE[(at + turns) % len(SPARE)]
+            found[mixer] = look._replace(name=mixer, colour=SPARE[at].colour)
             spare += 1
     return found

@@ -1,19 +1,24 @@
 """The comparison in words, written from its numbers: what a person reads in half a minute."""
 
 import math
-from statistics import fmean, stdev
 from typing import NamedTuple
 
 from quatrain.report import numbers
+from quatrain.report.evidence import (
+    LEVEL,
+    Difference,
+    apart,
+    leaders,
+    level,
+    over_items,
+    over_seeds,
+    over_text,
+)
 from quatrain.report.gather import Comparison, Entry, list_of, number, table_of
 from quatrain.report.measure import NATS
 from quatrain.report.numbers import NBSP, listed
 
-# A rule of thumb, and called that on the page: where one seed was trained, closer models are called level.
-LEVEL = 0.01
-
-# Two-sided 95 % quantiles of Student's t for 1..10 degrees of freedom.
-_T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+UNEVEN = 1.15  # times as long, or as short, as planned, from which on the page warns
 
 
 class Summary(NamedTuple):
@@ -39,55 +44,13 @@ def quality(entry: Entry) -> str:
     return entry.measure.words(found or 0.0)
 
 
-def gap(better: Entry, worse: Entry) -> float:
-    """How much worse the second is: of a share the difference, else (worse - better) / worse."""
-    best, other = (entry.mean(entry.measure.key) or 0.0 for entry in (better, worse))
-    if better.measure.percent:
-        return abs(best - other)
-    return (other - best) / other if other else 0.0
-
-
-def apart(better: Entry, worse: Entry) -> str:
-    """`gap` in words: ``3.1 %`` of a loss, ``1.2 points`` of a share."""
-    measure = better.measure
-    return measure.apart(better.mean(measure.key) or 0.0, worse.mean(measure.key) or 0.0)
-
-
-def paired(better: Entry, worse: Entry) -> tuple[float, float, int] | None:
-    """Mean difference over common seeds, its 95 % half-width, and their number; None below two."""
-    measure = better.measure
-    left = dict(zip(better.seeds, better.values.get(measure.key, ()), strict=False))
-    right = dict(zip(worse.seeds, worse.values.get(measure.key, ()), strict=False))
-    differences = [measure.merit(right[seed]) - measure.merit(left[seed]) for seed in left if seed in right]
-    n = len(differences)
-    if n < 2:
-        return None
-    quantile = _T95[n - 2] if n - 2 < len(_T95) else 2.2
-    return fmean(differences), quantile * stdev(differences) / math.sqrt(n), n
-
-
-def sampling_noise(better: Entry, worse: Entry) -> float | None:
-    """Half-width of the 95 % interval of a difference between two shares of n scored sequences.
-
-    That is 1.96 sqrt(p (1 - p) / (n + 2) + q (1 - q) / (n + 2)) with one success and one failure added to
-    each (Agresti and Caffo 2000), so that it is not 0 at the ends; as if the two were wrong independently of
-    each other. None where the measure is no share or the count is unknown.
-    """
-    count = better.mean("test_items")
-    if not better.measure.percent or not count:
-        return None
-    shares = [min(1.0, max(0.0, entry.mean(entry.measure.key) or 0.0)) for entry in (better, worse)]
-    smooth = [(share * count + 1) / (count + 2) for share in shares]
-    return 1.96 * math.sqrt(sum(share * (1 - share) for share in smooth) / (count + 2))
-
-
-def level(better: Entry, worse: Entry) -> bool:
-    """Whether two models are too close to tell apart: by paired seeds, or for one seed by rule of thumb."""
-    test = paired(better, worse)
-    if test:
-        return test[0] <= test[1]
-    noise = sampling_noise(better, worse)
-    return gap(better, worse) < (LEVEL if noise is None else noise) or better.merit == worse.merit
+def _difference(found: Difference, entry: Entry) -> str:
+    """A difference with its interval, in the unit of what decides."""
+    measure, plus = entry.measure, numbers.PLUS_MINUS
+    if measure.percent:
+        return f"{100 * found.mean:.1f} {plus} {100 * found.half:.1f} points"
+    unit = "nats" if measure == NATS else measure.title
+    return f"{numbers.loss(found.mean)} {plus} {numbers.loss(found.half)} {unit}"
 
 
 def _headline(comparison: Comparison, order: list[Entry]) -> str:
@@ -119,34 +82,49 @@ def _confidence(comparison: Comparison, order: list[Entry]) -> tuple[str, str] |
     if len(order) < 2:
         return None
     first, second = order[:2]
-    test = paired(first, second)
-    if test is None:
-        lead = f"a lead of {apart(first, second)} over {second.style.name}"
-        noise = sampling_noise(first, second)
+    test, text = over_seeds(first, second), over_text(first, second)
+    if test is not None:
+        verdict = "beyond noise" if test.clear else "within noise"
+        return "How sure", (
+            f"{test.n} seeds each. {second.style.name} is behind {first.style.name} by "
+            f"{_difference(test, first)} (paired, 95{NBSP}%): {verdict}."
+        )
+    parts = ["One seed each: a quick look."]
+    if text is not None:
+        verdict = "more than the choice of the text explains" if text.clear else "within noise"
+        parts.append(
+            f"Over {text.n} stretches of the test text {second.style.name} is behind {first.style.name} by "
+            f"{_difference(text, first)} (paired, 95{NBSP}%): {verdict}."
+        )
+    noise = over_items(first, second)
+    rule = f"Below {numbers.percent(LEVEL)} this page calls models level, by rule of thumb."
+    if noise is not None:
         rule = (
-            f"Below 1{NBSP}% this page calls models level, by rule of thumb."
-            if noise is None
-            else f"With {first.mean('test_items') or 0:.0f} test sequences, a difference below "
+            f"With {first.mean('test_items') or 0:.0f} test sequences, a difference below "
             f"{100 * noise:.1f} points can be chance; this page calls such models level."
         )
-        return "How sure", (
-            f"One seed each: a quick look. The noise between seeds was not measured, so {lead} is a hint, "
-            f"no proof. {rule}"
+    lead = f"a lead of {apart(first, second)} over {second.style.name}"
+    parts.append(f"The noise between seeds was not measured, so {lead} is a hint, no proof. {rule}")
+    return "How sure", " ".join(parts)
+
+
+def _equal_time(comparison: Comparison, order: list[Entry]) -> tuple[str, str] | None:
+    """Who leads where all trained anew for the same time."""
+    timed = [entry for entry in comparison.timed if entry.status == "ok" and entry.merit < math.inf]
+    if not timed or not order:
+        return None
+    first = leaders(timed)
+    seconds = number(comparison.about, "time_per_model")
+    each = f" of {numbers.duration(seconds)}" if seconds else ""
+    if len(first) > 1:
+        names = listed([entry.style.name for entry in first])
+        return "With equal time", (
+            f"Trained anew for the same time{each}, {names} are level: {quality(timed[0])} for the best."
         )
-    mean, half, seeds = test
-    verdict = "within noise" if mean <= half else "beyond noise"
-    return "How sure", (
-        f"{seeds} seeds each. {second.style.name} is behind {first.style.name} by "
-        f"{_difference(first, mean, half)} (paired, 95{NBSP}%): {verdict}."
+    also = " as well" if leaders(order) == [order[0]] and order[0].key == first[0].key else ""
+    return "With equal time", (
+        f"Trained anew for the same time{each}, {first[0].style.name} is best{also}: {quality(first[0])}."
     )
-
-
-def _difference(entry: Entry, mean: float, half: float) -> str:
-    measure, plus = entry.measure, numbers.PLUS_MINUS
-    if measure.percent:
-        return f"{100 * mean:.1f} {plus} {100 * half:.1f} points"
-    unit = "nats" if measure == NATS else measure.title
-    return f"{numbers.loss(mean)} {plus} {numbers.loss(half)} {unit}"
 
 
 def _ends(order: list[Entry], key: str) -> tuple[Entry, float, Entry, float] | None:
@@ -258,6 +236,7 @@ def _warnings(comparison: Comparison, order: list[Entry]) -> list[str]:
     if absent:
         found.append(f"No result for {listed(absent)}.")
     found += [f"{e.style.name}: {e.note}." for e in comparison.entries if e.status == "ok" and e.note]
+    found += _uneven(comparison)
     rates = sorted(
         rate for rate in list_of(comparison.about, "learning_rates") if isinstance(rate, int | float)
     )
@@ -276,11 +255,32 @@ def _warnings(comparison: Comparison, order: list[Entry]) -> list[str]:
     return found
 
 
+def _uneven(comparison: Comparison) -> list[str]:
+    """Models that were trained for another time than they should: the calibration did not foresee it."""
+    planned = number(comparison.about, "time_per_model")
+    if not planned:
+        return []
+    entries = comparison.entries if comparison.alike == "time" else comparison.timed
+    off = []
+    for entry in entries:
+        tokens, speed = entry.mean("tokens"), entry.mean("tokens_per_second")
+        seconds = tokens / speed if tokens and speed else None
+        if seconds is not None and not 1 / UNEVEN <= seconds / planned <= UNEVEN:
+            off.append(f"{entry.style.name} {numbers.duration(seconds)}")
+    if not off:
+        return []
+    return [
+        f"Equal training time should be {numbers.duration(planned)}, but by the median step it was "
+        f"{listed(off)}: other work on this machine changed its speed, so read that table with care."
+    ]
+
+
 def summarise(comparison: Comparison) -> Summary:
     """Write the summary of a comparison; facts that no number supports are left out."""
     order = ranking(comparison)
     facts = (
         _confidence(comparison, order),
+        _equal_time(comparison, order),
         _against_baselines(comparison, order),
         _speed(comparison, order),
         _latency(comparison, order),

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from quatrain.report import numbers
-from quatrain.report.gather import Comparison, Entry, table_of
+from quatrain.report.gather import Comparison, Entry, number, table_of
 from quatrain.report.measure import NATS
 
 Show = Callable[[float], str]
@@ -61,7 +62,7 @@ def columns(comparison: Comparison) -> list[Column]:
             f"{step}s/s",
             numbers.count,
             high,
-            "speed of training on this machine",
+            "speed of training on this machine, by the median step",
         ),
         Column(
             "peak_memory_bytes",
@@ -150,6 +151,28 @@ def _metric_columns(comparison: Comparison) -> list[Column]:
     return [*columns, Column(first.valid, first.title, "validation", first.show, good, about)]
 
 
+def timed_columns(comparison: Comparison) -> list[Column]:
+    """The columns of the second table: models trained anew for the same time."""
+    low, high, step, measure = "low", "high", comparison.words.step, comparison.measure
+    first = _text_columns(comparison) if measure == NATS else _metric_columns(comparison)
+    first = [column._replace(help=column.help.split(", which chose")[0]) for column in first]
+    return [
+        *first,
+        Column("train_seconds", "Time", "seconds", numbers.seconds, "", "seconds of training steps in fact"),
+        Column("tokens", f"{step.title()}s", "read", numbers.count, high, f"{step}s read in that time"),
+        Column("tokens_per_second", "Training", f"{step}s/s", numbers.count, high, "by the median step"),
+        Column("lr", "Rate", "as above", numbers.rate, "", f"the rate that was chosen at equal {step}s"),
+        Column(
+            "gained",
+            f"Against equal {step}s",
+            "points" if measure.percent else "%",
+            lambda share: f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}"),
+            low if measure.lower else high,
+            f"change of {'the test loss' if measure == NATS else measure.says} against the first table",
+        ),
+    ]
+
+
 def cell(entry: Entry, column: Column) -> str:
     """One cell as text: ``mean +- deviation`` over several seeds, a dash where nothing is known."""
     if column.key in entry.texts:
@@ -171,13 +194,47 @@ def ranked(comparison: Comparison) -> list[Entry]:
     return [*comparison.entries, *comparison.baselines]
 
 
+def timed_ranked(comparison: Comparison) -> list[Entry]:
+    """Models trained anew for the same time, best first, then the baselines; empty where none were."""
+    if not comparison.timed:
+        return []
+    measure = comparison.measure
+    before = {entry.key: entry.mean(measure.key) for entry in comparison.entries}
+    found = []
+    for entry in comparison.timed:
+        old, new = before.get(entry.key), entry.mean(measure.key)
+        gained: tuple[float, ...] = ()
+        if old is not None and new is not None and (old or measure.percent):
+            gained = (new - old,) if measure.percent else (new / old - 1,)
+        found.append(replace(entry, values={**entry.values, "gained": gained}))
+    return [*found, *comparison.baselines]
+
+
+def titles(comparison: Comparison) -> tuple[str, str]:
+    """Headings of the two tables."""
+    seconds = number(comparison.about, "time_per_model")
+    each = f" ({numbers.duration(seconds)} each)".replace(numbers.NBSP, " ") if seconds else ""
+    timed = f"Equal parameters and training time{each}"
+    first = f"Equal parameters and {comparison.words.step}s"
+    return (timed if comparison.alike == "time" else first), timed
+
+
 def plain(comparison: Comparison) -> Table:
     """The main table as strings, with the unit in the header."""
-    shown = columns(comparison)
+    return _plain(columns(comparison), ranked(comparison))
+
+
+def timed_plain(comparison: Comparison) -> Table:
+    """The table of models trained anew for the same time; empty where none were."""
+    lines = timed_ranked(comparison)
+    return _plain(timed_columns(comparison), lines) if lines else Table((), ())
+
+
+def _plain(shown: list[Column], lines: list[Entry]) -> Table:
     header = ("Model", *(f"{column.title} ({column.unit})" for column in shown))
     rows = (
         (label(entry), *(cell(entry, column).replace(numbers.NBSP, " ") for column in shown))
-        for entry in ranked(comparison)
+        for entry in lines
     )
     return Table(header, tuple(rows))
 
@@ -188,7 +245,7 @@ def provenance(comparison: Comparison) -> list[str]:
     threads, device = machine.get("threads"), machine.get("device")
     parts = [
         re.sub(r"\((R|TM)\)", "", str(machine.get("cpu") or "machine not recorded")),
-        f"{threads} threads" if threads else "",
+        f"{threads} thread{'s' * (threads != 1)}" if threads else "",
         str(device) if device and device != "cpu" else "",
         f"config {about['config_digest']}" if about.get("config_digest") else "",
         f"commit {str(about['commit'])[:12]}" if about.get("commit") else "",
@@ -203,13 +260,20 @@ def markdown(comparison: Comparison) -> str:
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
-    table, data = plain(comparison), table_of(comparison.about, "data")
-    align = ["---", *["---:"] * (len(table.header) - 1)]
+    def block(table: Table) -> str:
+        align = ["---", *["---:"] * (len(table.header) - 1)]
+        return "\n".join([line(table.header), line(align), *(line(row) for row in table.rows)])
+
+    data = table_of(comparison.about, "data")
     parts = [f"data {data['name']}" if data.get("name") else "", *provenance(comparison)]
     notes = [f"{label(entry)}: {entry.note}" for entry in comparison.entries if entry.note]
+    first, second = titles(comparison)
+    both = bool(comparison.timed)
     blocks = [
         ", ".join(part for part in parts if part) + ".",
-        "\n".join([line(table.header), line(align), *(line(row) for row in table.rows)]),
+        *([f"## {first}"] if both else []),
+        block(plain(comparison)),
+        *([f"## {second}", block(timed_plain(comparison))] if both else []),
         *(f"- {note}" for note in notes),
     ]
     return "\n\n".join(blocks) + "\n"
