@@ -93,7 +93,7 @@ def _results(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str
         {
             "op": "compare",
             "impl": f"quatrain:{row['mixer']}",
-            "case": f"{case} seed {row['seed']}",
+            "case": f"{case} seed {row['seed']}" + " equal time" * (row.get("budget") == "time"),
             "dtype": "float32",
             "mode": "training",
             "value": row.get("metrics", {}).get(first["name"], row["test_loss"]),

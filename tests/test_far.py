@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_buckets_begin_at_nothing_and_end_at_both_lengths(sequence, times):
     assert found == sorted(set(found))
     assert found[0] == 0
     assert {sequence, sequence * times} <= set(found)
-    assert all(high > 1.05 * low for low, high in zip(found[1:], found[2:], strict=False))
+    assert all(high > 1.05 * low for low, high in pairwise(found[1:]))
 
 
 def test_losses_are_those_of_their_positions(monkeypatch):
