@@ -300,7 +300,7 @@ PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    """Measure all parts, or those asked for, into one file; a run that is stopped keeps the parts it finished."""
+    """Measure all parts, or those asked for, into one file; a stopped run keeps the parts it finished."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way")
