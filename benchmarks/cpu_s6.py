@@ -59,7 +59,8 @@ def as_minimal(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Ten
 
 def as_transformers(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """A loop over (B, E, T, N) decays, as transformers' without compiled kernels."""
-    u, delta = u.transpose(1, 2), delta.transpose(1, 2)
+    # as its convolution and its projection leave them
+    u, delta = u.transpose(1, 2).contiguous(), delta.transpose(1, 2)
     decay = torch.exp(a[None, :, None] * delta[..., None])
     drive = delta[..., None] * b[:, None].float() * u[..., None].float()
     state, outputs = torch.zeros_like(decay[:, :, 0]), []
@@ -288,13 +289,13 @@ def say(line: str) -> None:
 
 
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "memory": lambda rounds: memory(),  # first, in a process that holds nothing yet
     "forward-512": lambda rounds: beside_peers(512, "forward", rounds),
     "forward-2048": lambda rounds: beside_peers(2048, "forward", rounds),
     "training-512": lambda rounds: beside_peers(512, "training", 1),
     "training-2048": lambda rounds: beside_peers(2048, "training", rounds),
     "lengths": over_lengths,
     "threads": over_threads,
-    "memory": lambda rounds: memory(),
     "convolution": convolution,
 }
 
