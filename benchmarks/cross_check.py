@@ -1,8 +1,8 @@
 """The same weights here and in code by others: how far outputs and gradients differ, as rows.
 
-S6 against mambapy's block, where it is installed; RNN, LSTM and GRU stacks against torch.nn. The number is the
-greatest difference over the greatest value, the worst of output, gradient of the input and gradients of S6's
-weights; 1.2e-7 is one rounding in float32. mambapy computes a part in float32 whatever its weights are.
+S6 against mambapy's block, where it is installed; RNN, LSTM and GRU stacks against torch.nn. The number is
+the greatest difference over the greatest value, the worst of output, gradient of the input and gradients of
+S6's weights; 1.2e-7 is one rounding in float32. mambapy computes a part in float32 whatever its weights are.
 """
 
 import importlib.util
