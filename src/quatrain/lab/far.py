@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from quatrain.lab.config import CompareConfig
+from quatrain.lab.config import CompareConfig, for_text
 from quatrain.lab.losses import load, token_losses
 from quatrain.lab.plan import SWEEP_SHARE, Plan
 from quatrain.lab.windows import Tokens
@@ -30,11 +30,13 @@ _Z95 = NormalDist().inv_cdf(0.975)
 
 def window(config: CompareConfig, tokens: Tokens) -> int:
     """Length of the windows: what is asked for, or what the test part has if that is less."""
+    config = for_text(config)
     return min(config.context or TIMES * config.sequence, len(tokens) - 1)
 
 
 def missing(config: CompareConfig, tokens: Tokens) -> str:
     """Why the sweep is left out or shorter than asked; empty where it is neither."""
+    config = for_text(config)
     length, asked = window(config, tokens), config.context or TIMES * config.sequence
     if length < 2 * config.sequence and asked > length:
         need = 2 * config.sequence + 1
@@ -59,6 +61,7 @@ def count(config: CompareConfig, plan: Plan, models: Mapping[str, ModelConfig], 
 
     Time per token is the calibrated one times the growth of a token's operations with the context.
     """
+    config = for_text(config)
     length = window(config, tokens)
     seconds = 0.0
     for mixer, model in models.items():

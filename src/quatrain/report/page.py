@@ -183,7 +183,7 @@ def _timed_table(comparison: Comparison, stamp: str) -> str:
         "Each model was trained anew from its first weights, on as many tokens as it reads in the same time "
         "by the median step of its run above, with a schedule that ends there."
     )
-    table = _table(lines, timed_columns(), "Table at equal training time") + _under(note, stamp)
+    table = _table(lines, timed_columns(comparison), "Table at equal training time") + _under(note, stamp)
     lead = "What the same waiting buys: a faster model reads more."
     return _section("time", titles(comparison)[1], lead, table)
 
