@@ -33,6 +33,9 @@ class Option:
         return not self.name.startswith("-")
 
 
+DEVICE = Option("--device", "auto, cpu or cuda (default: auto: cuda where it is usable)", "NAME", str, "auto")
+
+
 @dataclass(frozen=True)
 class Surface:
     """Everything one command accepts. ``keys`` is the config class whose keys are flags, if any."""

@@ -143,7 +143,7 @@ def _sequences(parsed: Parsed, meaning: "Meaning") -> "Iterator[SequenceFile]":
 def _text(parsed: Parsed) -> "Iterator[TokenFile]":
     """The text that was named, in a folder that goes away afterwards; or the one beside the run."""
     from quatrain.data.tokens import TokenFile, prepare
-    from quatrain.infer.spelling import tokenizer_of
+    from quatrain.tasks.spelling import tokenizer_of
     from quatrain.train.run_dir import DATA
 
     if parsed["data"]:

@@ -115,7 +115,7 @@ def _jsonl(config: DataConfig, path: Path) -> Found:
         task, says = "transcribe", "texts to be heard"
     elif "values" in keys:
         task, says = "forecast", f"a series a line, forecast {config.horizon} steps ahead"
-        meaning = replace(meaning, horizon=config.horizon, season=config.season)
+        meaning = replace(meaning, horizon=config.horizon, season=config.season, inputs=config.inputs)
     else:
         return _text(config.source)
     if config.task == "transcribe" and task == "classify" and keys & {"audio", "values"}:
@@ -146,7 +146,7 @@ def _table(config: DataConfig, path: Path) -> Found:
             Meaning(task="classify"),
             lambda: series.read_rows(opened, label),
         )
-    columns = series.columns_of(opened, config.target, config.calendar)
+    columns = series.columns_of(opened, config.target, config.calendar, config.others)
     by = f" by {columns.time!r}" if columns.time else ""
     shown = ", ".join(columns.targets[:8]) + (", ..." if len(columns.targets) > 8 else "")
     return Found(
@@ -162,6 +162,7 @@ def _table(config: DataConfig, path: Path) -> Found:
             season=config.season,
             time=columns.time,
             calendar=columns.calendar,
+            inputs=config.inputs,
         ),
         lambda: series.read_series(opened, columns),
     )

@@ -16,7 +16,7 @@ from quatrain.data.batches import padded
 from quatrain.data.corpus import ending
 from quatrain.data.readers import audio, folder, jsonl, series, table, ucr
 from quatrain.data.readers._item import Item
-from quatrain.data.sequences import Meaning, meaning_from_dict
+from quatrain.data.sequences import WAVES, Meaning, meaning_from_dict
 from quatrain.errors import DataError
 from quatrain.infer._mode import evaluating
 from quatrain.model.backbone import State
@@ -87,11 +87,13 @@ class Predictor:
             return self._unscaled(self.model.forecasts(x[:, -1], inputs[:, -1])[0])
 
     def stream(self, rows: Iterable[NDArray[Any]]) -> Iterator[Forecast]:
-        """A forecast after every row ``(C,)`` as it arrives; the state is all that is kept."""
+        """A forecast after every row ``(C,)`` as it arrives; the state and that row are all that is kept."""
         state: State = self.model.initial_state(1)
+        before: NDArray[Any] | None = None
         with torch.no_grad(), evaluating(self.model):
             for row in rows:
-                inputs = torch.from_numpy(self.meaning.normalised(row[None])).to(self.model.device)
+                inputs = torch.from_numpy(self.meaning.normalised(row[None], before)).to(self.model.device)
+                before = row
                 output, state = self.model.step(inputs, state)
                 yield self._unscaled(output[0])
 
@@ -160,7 +162,7 @@ def read_context(path: Path, meaning: Meaning, keep: int) -> NDArray[np.float32]
         raise DataError(f"{path}: {'is a directory; name files' if path.is_dir() else 'does not exist'}")
     opened = table.open_table(path)
     named = [name for name in meaning.columns if name in opened.columns]
-    plain = len(meaning.columns) - (6 if meaning.calendar else 0)
+    plain = len(meaning.columns) - (WAVES if meaning.calendar else 0)
     if len(named) < plain:
         missing = next(name for name in meaning.columns if name not in opened.columns)
         raise DataError(f"{path}: has no column {missing!r}, which the model reads")

@@ -16,6 +16,7 @@ from quatrain.data.task import TASKS
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import ConfigError
 from quatrain.model.config import ModelConfig
+from quatrain.model.device import to_device
 from quatrain.model.lm import LanguageModel
 from quatrain.model.objective import objective
 from quatrain.model.sequence import SequenceModel
@@ -93,6 +94,7 @@ class TextFeed:
         assert isinstance(model, LanguageModel)
         settings = self.settings
         inputs, targets, fresh = self._batch(step)
+        inputs, targets = (to_device(each, model.device) for each in (inputs, targets))
         parts, total = settings.accumulate, 0.0
         for part in range(parts):
             rows = slice(part * len(inputs) // parts, (part + 1) * len(inputs) // parts)
@@ -135,7 +137,9 @@ class TextFeed:
         state = self.carry[part]
         if state is None or fresh.all():
             return None
-        return _carry.reset(state, model.initial_state(len(fresh)), fresh) if fresh.any() else state
+        if not fresh.any():
+            return state
+        return _carry.reset(state, model.initial_state(len(fresh)), to_device(fresh, model.device))
 
 
 class TaskFeed:
@@ -163,7 +167,7 @@ class TaskFeed:
         for part in range(parts):
             low, high = part * rows // parts, (part + 1) * rows // parts
             with autocast():
-                loss = objective(model, *batch.rows(low, high))
+                loss = objective(model, *batch.rows(low, high).to(model.device))
             share = (high - low) / rows
             torch.autograd.backward(loss * share)
             total += loss.item() * share

@@ -32,7 +32,7 @@ class Columns:
         return [*self.targets, *self.others, *(CALENDAR if self.calendar else ())]
 
 
-def columns_of(table: Table, target: Sequence[str], calendar: bool) -> Columns:
+def columns_of(table: Table, target: Sequence[str], calendar: bool, others: bool = True) -> Columns:
     """The columns of a series. Raises DataError for a target that is no column or holds no numbers."""
     time = time_column(table)
     numeric = [name for name in table.numeric if name != time]
@@ -46,7 +46,8 @@ def columns_of(table: Table, target: Sequence[str], calendar: bool) -> Columns:
         raise DataError(f"{table.path}: no column holds numbers; found {', '.join(table.columns)}")
     if calendar and not time:
         raise DataError(f"{table.path}: data.calendar = true needs a column with times; there is none")
-    return Columns(targets, tuple(name for name in numeric if name not in targets), time, calendar)
+    rest = tuple(name for name in numeric if name not in targets) if others else ()
+    return Columns(targets, rest, time, calendar)
 
 
 def read_series(table: Table, columns: Columns) -> Iterator[Item]:
