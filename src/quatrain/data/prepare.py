@@ -14,14 +14,13 @@ from quatrain.config.schema import to_dict
 from quatrain.data import tokens
 from quatrain.data._write import write
 from quatrain.data.config import DataConfig
-from quatrain.data.corpus import Corpus, ending, open_file, reading
+from quatrain.data.corpus import Corpus, is_fasta, open_file, reading
 from quatrain.data.recognise import Found, recognise
 from quatrain.data.sequences import MANIFEST, WAVES, Manifest, Meaning, SequenceFile, is_sequence_file
 from quatrain.data.tokenizer import Bytes, Dna, Tokenizer, learn, read_json
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import DataError
 
-FASTA = (".fa", ".fasta", ".fna")
 Data = TokenFile | SequenceFile
 
 
@@ -111,7 +110,7 @@ def tokenizer_of(config: DataConfig, corpus: Corpus) -> Tokenizer:
     """
     name = config.tokenizer
     if name == "auto":
-        name = "dna" if corpus.files and all(ending(path) in FASTA for path in corpus.files) else "bytes"
+        name = "dna" if is_fasta(corpus) else "bytes"
     if name == "bytes":
         return Bytes()
     if name == "dna":

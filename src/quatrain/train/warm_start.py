@@ -80,7 +80,7 @@ def _meant_otherwise(
         old, now = there.get(key, getattr(ModelConfig, key)), getattr(here, key)
         if old != now:
             new["embedding"] = f"{key} {old} there, {now} here"
-    for key in ("tokenizer", "columns", "inputs"):
+    for key in ("columns", "inputs") if here.channels else ("tokenizer",):
         one, other = _of(meaning, ours, key), _of(meta, theirs, key)
         if one != other:
             new.setdefault("embedding", f"the {key} differ" if key == "columns" else f"another {key}")
