@@ -194,7 +194,6 @@ def test_several_series_stand_under_one_header(folder, trained, tmp_path, capsys
 
 
 def test_a_chart_of_the_forecast(folder, trained, tmp_path, capsys):
-    pytest.importorskip("altair")
     source, model = folder / "series.csv", trained("forecast")
     code, out, err = run("predict", model, source, "--chart", tmp_path / "f.svg", capsys=capsys)
     assert (code, err, len(out.splitlines())) == (0, "", 7)

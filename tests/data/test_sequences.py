@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -413,18 +414,30 @@ def test_a_truncated_file_is_found(tmp_path):
         open_data(tmp_path / "out")
 
 
-def test_parquet_and_flac_say_which_extra_they_need(tmp_path):
-    for name, extra in (("a.parquet", "parquet"), ("a.flac", "audio")):
+def test_parquet_and_flac_say_which_extra_they_need(tmp_path, monkeypatch):
+    for name, extra, module in (("a.parquet", "parquet", "pyarrow"), ("a.flac", "audio", "soundfile")):
         (tmp_path / name).write_bytes(b"x")
-        try:
-            __import__({"parquet": "pyarrow", "audio": "soundfile"}[extra])
-        except ImportError:
-            with pytest.raises(MissingExtraError, match=rf"pip install 'quatrain\[{extra}\]'"):
-                audio.load(tmp_path / name) if extra == "audio" else recognise(config_of(tmp_path / name))
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+        with pytest.raises(MissingExtraError, match=rf"pip install 'quatrain\[{extra}\]'"):
+            audio.load(tmp_path / name) if extra == "audio" else recognise(config_of(tmp_path / name))
+
+
+def test_flac_reads_as_wav_does(tmp_path):
+    import soundfile
+
+    wave = (0.5 * np.sin(np.arange(800) / 9)).astype(np.float32)
+    soundfile.write(tmp_path / "a.flac", wave, 8000, subtype="PCM_16")
+    write_wav(tmp_path / "a.wav", wave)
+    (flac, rate), (wav, _) = (audio.load(tmp_path / f"a.{kind}") for kind in ("flac", "wav"))
+    assert rate == 8000
+    np.testing.assert_allclose(flac, wav, atol=2 / 2**15)
+    (tmp_path / "b.flac").write_bytes(b"no sound")
+    with pytest.raises(DataError, match=r"b\.flac: cannot be read"):
+        audio.load(tmp_path / "b.flac")
 
 
 def test_parquet_reads_as_csv_does(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     columns = {"date": [f"2020-01-01 00:{k:02d}" for k in range(60)], "a": list(range(60))}

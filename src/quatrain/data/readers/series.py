@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quatrain.config.check import closest
 from quatrain.data.readers._item import Item, label_of, part_of
-from quatrain.data.readers.table import Table, moments, time_column
+from quatrain.data.readers.table import Table, first_cell, moments, time_column
 from quatrain.errors import DataError
 
 _DAY, _WEEK, _YEAR = 86_400.0, 604_800.0, 365.2425 * 86_400
@@ -39,7 +39,7 @@ def columns_of(table: Table, target: Sequence[str], calendar: bool, others: bool
     for name in target:
         _require(table, name)
         if name not in numeric:
-            cell = next(table.blocks((), (name,))).strings[0][0]
+            cell = first_cell(table, name)
             raise DataError(f"{table.path}, row 1, column {name!r} = {cell!r}: must be a finite number")
     targets = tuple(target) or tuple(numeric)
     if not targets:
@@ -52,19 +52,26 @@ def columns_of(table: Table, target: Sequence[str], calendar: bool, others: bool
 
 def read_series(table: Table, columns: Columns) -> Iterator[Item]:
     """The rows as one series, block by block. Raises DataError where the times do not rise."""
-    names = (*columns.targets, *columns.others)
+    names = [*columns.targets, *columns.others]
     before = -np.inf
     held: Item | None = None
-    for block in table.blocks(names, (columns.time,) if columns.time else ()):
+    counted = columns.time in table.numeric  # times as plain numbers are read with the others
+    if counted:
+        names.append(columns.time)
+    for block in table.blocks(names, (columns.time,) if columns.time and not counted else ()):
         values = block.numbers
         if columns.time:
-            when = moments(block.strings[0], columns.time, table.path, block.first)
+            if counted:
+                values, when = values[:, :-1], values[:, -1]
+            else:
+                when = moments(block.strings[0], columns.time, table.path, block.first)
             steps = np.diff(when, prepend=before)
             if (steps <= 0).any():
                 at = int(np.argmax(steps <= 0))
+                cell = f"{when[at]:.15g}" if counted else block.strings[0][at]
                 raise DataError(
-                    f"{table.path}, row {block.first + at}, column {columns.time!r} = "
-                    f"{block.strings[0][at]!r}: is not later than the row before"
+                    f"{table.path}, row {block.first + at}, column {columns.time!r} = {cell!r}: "
+                    f"is not later than the row before"
                 )
             before = when[-1]
             if columns.calendar:
