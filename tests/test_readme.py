@@ -1,5 +1,6 @@
 """The READMEs: every command and example runs, both languages say the same, every link leads somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ SMALLER = {
     "train": [*_FAST_MODEL, *_FAST_RUN],
     "generate": [],
     "eval": ["--limit", "500"],
+    "predict": [],
     "compare": [
         *("--params", "20K", "--sequence", "16", "--batch", "2"),
         *("--contexts", "16,32", "--learning-rates", "1e-3", "--evaluation", "8s"),
@@ -41,6 +43,12 @@ def commands(readme: Path) -> list[list[str]]:
 def test_every_command_runs(readme, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text("The sea is wide, and the shore is long. " * 400)
+    (tmp_path / "letters.txt").write_text("Dear friend, the sea is wide today. " * 400)
+    hours = (f"{k},{15 + k % 24 / 3:.2f},{k % 7}\n" for k in range(900))
+    (tmp_path / "readings.csv").write_text("time,temperature,wind\n" + "".join(hours))
+    kinds = ("good, very good", "bad, very bad")
+    rows = (json.dumps({"text": f"{kinds[k % 2]} {k}", "label": k % 2}) + "\n" for k in range(80))
+    (tmp_path / "reviews.jsonl").write_text("".join(rows))
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(readme):
         if words[0] == "make":
@@ -52,6 +60,7 @@ def test_every_command_runs(readme, tmp_path, monkeypatch, capsys):
             args[args.index("--budget") + 1] = "1Ktokens"
         assert cli.main([*args, *SMALLER[args[0]]]) == 0, capsys.readouterr().err
     assert (tmp_path / "runs" / "book" / "config.toml").exists()
+    assert (tmp_path / "forecast.svg").exists()
     assert cli.main(["train", "--resume", "runs/book"]) == 0
 
 
