@@ -302,3 +302,30 @@ def test_what_does_not_fit_is_named(folder, trained, tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"model.pattern = 'lstm' there, 'rnn' here"):
         train(config, tmp_path / "r", threads=1)
     assert not (tmp_path / "r").exists()
+
+
+def test_fine_tuning_reads_a_text_in_the_models_own_byte_pairs(folder, tmp_path, capsys):
+    data = {"tokenizer": "bpe", "bpe_vocab": 280}
+    before = tmp_path / "before"
+    train(config_of(folder / "text.txt", data=data, steps=2), before, threads=1)
+    (tmp_path / "more.txt").write_text("a bat and a rat went up the mat. " * 200)
+    sizes = ("--train.sequence", 32, "--train.batch_tokens", 64, "--train.steps", 1, "--threads", 1)
+    args = ("--init-from", before, "--out", tmp_path / "after", *sizes)
+    code, _, err = run("train", tmp_path / "more.txt", *args, capsys=capsys)
+    assert (code, "; new " in err) == (0, False), err
+    old, new = (checkpoint.read(place).tensors("tokenizer")["json"] for place in (before, tmp_path / "after"))
+    assert torch.equal(old, new)
+    assert checkpoint.load(tmp_path / "after").config.vocab == checkpoint.load(before).config.vocab
+
+
+def test_the_other_strand_is_for_dna(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"data.reverse_complement = 'on': is for DNA"):
+        train(config_of(folder / "text.txt", data={"reverse_complement": "on"}), tmp_path / "a", threads=1)
+    strands = {"reverse_complement": "on"}
+    with pytest.raises(ConfigError, match=r"data.reverse_complement = 'on': is for windows of DNA"):
+        train(config_of(folder / "bases.fa", data=strands, carry_state=True), tmp_path / "b", threads=1)
+    losses = []
+    for wanted in ("auto", "on", "off"):
+        config = config_of(folder / "bases.fa", data={"reverse_complement": wanted}, steps=1)
+        losses.append(train(config, tmp_path / wanted, threads=1).progress.loss)
+    assert losses[0] == losses[1] != losses[2]
