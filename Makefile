@@ -13,7 +13,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt Makefile $(CORE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Quatrain needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -m venv .venv || { echo "no venv module: on Debian, apt install python3-venv"; exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,parquet,audio,text,dev]'
 	@ls .venv/lib/python3*/site-packages/quatrain/kernels/_core/libquatrain_base.so >/dev/null 2>&1 \
 		|| echo "no C++ compiler found: ops on the CPU use the vectorised PyTorch path"
 	@touch $@

@@ -1,49 +1,113 @@
-"""Memory of preparing a series, for a generated CSV of any size.
+"""Memory and time of preparing a generated file of any size: a table of readings, or a text.
 
-    python benchmarks/memory.py ROWS FOLDER
+    python benchmarks/memory.py csv|text MEBIBYTES FOLDER [--append FILE]
 
-200 million rows are 4 GB. Prints the size, the peak of resident memory before and after, and the time.
+Prints a row as JSON: size, peak of resident memory before and after, seconds, MB/s; with --append it goes to
+the end of a JSON Lines file as well. FOLDER needs room for the file and for what is made of it.
 """
 
+import json
+import os
+import platform
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from operator import add
 from pathlib import Path
 
 from quatrain.data.config import DataConfig
 from quatrain.data.prepare import prepare
 
-BLOCK = 100_000
+BLOCK = 100_000  # rows written at a time
+TEXT = "".join(f"{k * 7919 % 1000} men and {k * 31 % 977} horses went up the hill. " for k in range(25_000))
+
+
+def write_csv(path: Path, size: int) -> None:
+    """A column of times that rises, and two of numbers."""
+    tails = [f",{k * 7919 % 1000 / 10},{k * 31 % 977 / 7:.4f}\n" for k in range(BLOCK)]
+    with open(path, "w") as file:
+        file.write("time,a,b\n")
+        at = 0
+        while file.tell() < size:
+            file.write("".join(map(add, map(str, range(at, at + BLOCK)), tails)))
+            at += BLOCK
+
+
+def write_text(path: Path, size: int) -> None:
+    """Sentences without a line's end: the hard case for whoever reads by lines."""
+    with open(path, "w") as file:
+        while file.tell() < size:
+            file.write(TEXT)
 
 
 def main() -> int:
-    """Write the table, prepare it, say what that took."""
-    if len(sys.argv) != 3:
+    """Write the file, prepare it, say what that took."""
+    if len(sys.argv) not in (4, 6) or sys.argv[1] not in ("csv", "text"):
         sys.stderr.write(__doc__ or "")
         return 2
-    rows, folder = int(sys.argv[1]), Path(tempfile.mkdtemp(dir=sys.argv[2]))
+    kind, size, folder = sys.argv[1], int(sys.argv[2]) << 20, Path(tempfile.mkdtemp(dir=sys.argv[3]))
     try:
-        with open(folder / "big.csv", "w") as file:
-            file.write("time,a,b\n")
-            for at in range(0, rows, BLOCK):
-                numbers = range(at, min(rows, at + BLOCK))
-                file.write("".join(f"{k},{k * 7919 % 1000 / 10},{k * 31 % 977 / 7:.4f}\n" for k in numbers))
-        size = (folder / "big.csv").stat().st_size
-        before, began = _peak(), time.perf_counter()
-        prepare(DataConfig(source=str(folder / "big.csv")), folder / "out")
-        took = time.perf_counter() - began
-        sys.stdout.write(
-            f"{size / 2**20:.0f} MiB, {rows} rows: {before:.0f} -> {_peak():.0f} MiB, {took:.0f} s\n"
-        )
+        path = folder / ("big.csv" if kind == "csv" else "big.txt")
+        (write_csv if kind == "csv" else write_text)(path, size)
+        row = measured(kind, path, folder / "out")
     finally:
         shutil.rmtree(folder)
+    line = json.dumps(row)
+    sys.stdout.write(line + "\n")
+    if len(sys.argv) == 6:
+        with open(sys.argv[5], "a") as file:
+            file.write(line + "\n")
     return 0
 
 
-def _peak() -> float:
+def measured(kind: str, path: Path, out: Path) -> dict[str, object]:
+    """One preparation."""
+    before, began, ran = peak(), time.perf_counter(), time.process_time()
+    made = prepare(DataConfig(source=str(path)), out)
+    took, busy = time.perf_counter() - began, time.process_time() - ran
+    bytes_read = path.stat().st_size
+    return {
+        "what": f"prepare {kind}",
+        "bytes": bytes_read,
+        "steps": sum(made.splits.values()),
+        "peak_before_mib": round(before, 1),
+        "peak_after_mib": round(peak(), 1),
+        "seconds": round(took, 1),
+        "cpu_seconds": round(busy, 1),
+        "mb_per_second": round(bytes_read / took / 1e6, 1),
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": commit(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def cpu() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 
 from quatrain.data.corpus import find
 from quatrain.data.sampler import Streams, Windows, permute
+from quatrain.data.tokenizer import COMPLEMENT
 from quatrain.data.tokens import TokenFile, prepare
 from quatrain.errors import ConfigError, DataError
 
@@ -402,6 +403,41 @@ def test_too_few_tokens_name_both_numbers():
     with pytest.raises(DataError, match="sequence = 16: 4 streams need 65 tokens, valid has 64"):
         Streams(numbers(64), 16, 4, part="valid")
     assert Streams(numbers(65), 16, 4).batch(9)[0].flatten().tolist() == list(range(64))
+
+
+def test_half_of_the_windows_come_from_the_other_strand():
+    bases = np.random.default_rng(1).integers(0, 6, 4000).astype(np.uint8)
+    plain = Windows(bases, 20, 16, seed=2)
+    both = Windows(bases, 20, 16, seed=2, complement=COMPLEMENT)
+    turned = 0
+    for step in range(40):
+        for start, one, other in zip(
+            plain.starts(step), *(w.batch(step)[0] for w in (plain, both)), strict=True
+        ):
+            window = bases[start : start + 21]
+            if not torch.equal(one, other):
+                turned += 1
+                assert other.tolist() == COMPLEMENT[window[::-1]][:-1].tolist()
+        inputs, targets = both.batch(step)
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        assert torch.equal(inputs, both.batch(step)[0])
+    assert 240 < turned < 400  # of 640
+    assert COMPLEMENT[COMPLEMENT].tolist() == list(range(6))
+
+
+def test_json_lines_of_texts_are_documents(tmp_path):
+    path = tmp_path / "d.jsonl"
+    rows = [{"text": "first, ünï"}, {"id": 2, "text": "second\nline"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = find(str(path))
+    assert corpus.documents
+    assert corpus.description == "documents of d.jsonl, by text"
+    assert b"".join(corpus.chunks()).decode() == "first, ünï\nsecond\nline\n"
+    path.write_text('{"text": "a"}\n{"texts": "b"}\n')
+    with pytest.raises(DataError, match=r"d.jsonl, line 2: needs text \(a string\)"):
+        list(find(str(path)).chunks())
+    path.write_text('{"body": "a"}\n')  # nothing that is known: its bytes, as of any other file
+    assert b"".join(find(str(path)).chunks()) == b'{"body": "a"}\n'
 
 
 @pytest.mark.parametrize(("sequence", "batch", "seed"), [(0, 1, 0), (1, 0, 0), (1, 1, -1)])

@@ -1,5 +1,6 @@
 """The READMEs: every command and example runs, both languages say the same, every link leads somewhere."""
 
+import json
 import math
 import re
 import shlex
@@ -22,6 +23,7 @@ SMALLER = {
     "train": [*_FAST_MODEL, *_FAST_RUN],
     "generate": [],
     "eval": ["--limit", "500"],
+    "predict": [],
     "compare": [
         *("--params", "20K", "--sequence", "16", "--batch", "2"),
         *("--contexts", "16,32", "--learning-rates", "1e-3", "--evaluation", "8s"),
@@ -41,10 +43,14 @@ def commands(readme: Path) -> list[list[str]]:
 
 
 def _write_data(folder: Path) -> None:
-    """What the commands read: a text, a series, and two birds."""
+    """What the commands read: two texts, a series, labelled texts, and two birds."""
     (folder / "book.txt").write_text("The sea is wide, and the shore is long. " * 400)
-    waves = (f"{at},{math.sin(at / 4):.4f},{at % 7}\n" for at in range(300))
-    (folder / "readings.csv").write_text("time,load,other\n" + "".join(waves))
+    (folder / "letters.txt").write_text("Dear friend, the sea is wide today. " * 400)
+    hours = (f"{k},{15 + k % 24 / 3:.2f},{k % 7}\n" for k in range(900))
+    (folder / "readings.csv").write_text("time,temperature,wind\n" + "".join(hours))
+    words = ("good, very good", "bad, very bad")
+    rows = (json.dumps({"text": f"{words[k % 2]} {k}", "label": k % 2}) + "\n" for k in range(80))
+    (folder / "reviews.jsonl").write_text("".join(rows))
     for kind, pitch in (("owl", 0.2), ("wren", 0.9)):
         (folder / "birds" / kind).mkdir(parents=True)
         for number in range(12):
@@ -72,6 +78,7 @@ def test_every_command_runs(readme, tmp_path, monkeypatch, capsys):
                 smaller = [*smaller[:2], *smaller[4:]]
         assert cli.main([*args, *smaller]) == 0, capsys.readouterr().err
     assert (tmp_path / "runs" / "book" / "config.toml").exists()
+    assert (tmp_path / "forecast.svg").exists()
     assert cli.main(["train", "--resume", "runs/book"]) == 0
 
 

@@ -141,7 +141,7 @@ def test_padding_and_batches_do_not_change_a_score(task, trained):
 
 def test_a_class_with_its_probability(sources, trained):
     predictor = Predictor(trained("classify"))
-    from quatrain.infer.answers import read_inputs
+    from quatrain.infer.inputs import read_inputs
 
     answers = list(predictor.answers(read_inputs(sources / "classify.jsonl", predictor.meaning)))
     assert len(answers) == 120
@@ -167,7 +167,7 @@ def test_the_python_call_gives_what_the_command_gives(sources, trained):
 
 def test_a_stream_gives_what_a_file_gives(sources, trained):
     predictor = Predictor(trained("forecast"))
-    from quatrain.infer.answers import read_context
+    from quatrain.infer.inputs import read_context
 
     values = read_context(sources / "forecast.csv", predictor.meaning, predictor.context)
     assert values.shape == (24, 2)

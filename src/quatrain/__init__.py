@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quatrain.api import compare as compare
     from quatrain.checkpoint import load as load
-    from quatrain.infer.answers import predict as predict
+    from quatrain.infer.judge import evaluate as evaluate
+    from quatrain.infer.predict import predict as predict
     from quatrain.mixers.attention import Attention as Attention
     from quatrain.mixers.gru import GRU as GRU
     from quatrain.mixers.lstm import LSTM as LSTM
@@ -27,11 +28,24 @@ _PUBLIC = {
     "S6": "quatrain.mixers.s6",
     "S4D": "quatrain.mixers.s4d",
     "compare": "quatrain.api",
+    "evaluate": "quatrain.infer.judge",
     "load": "quatrain.checkpoint",
-    "predict": "quatrain.infer.answers",
+    "predict": "quatrain.infer.predict",
 }
 
-__all__ = ["GRU", "LSTM", "RNN", "S4D", "S6", "Attention", "__version__", "compare", "load", "predict"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "S4D",
+    "S6",
+    "Attention",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load",
+    "predict",
+]
 
 
 def __getattr__(name: str) -> Any:

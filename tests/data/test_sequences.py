@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -183,13 +184,40 @@ def test_series_are_split_by_time_with_the_targets_first(tmp_path):
     assert (found[0], found[-1]) == ((0, 130), (0, 165))
     assert len(places(file, "test", 30, 150)[0]) == 5
     block = windows(file, found[:2], 30)
-    assert (block.inputs.shape, block.targets.shape) == ((2, 30, 2), (2, 35, 1))
+    assert (block.inputs.shape, block.targets.shape) == ((2, 30, 3), (2, 35, 1))
+
+
+def test_a_forecast_reads_differences_beside_the_level_that_it_starts_from(tmp_path):
+    source = series(tmp_path / "s.csv")
+    config = config_of(source, target=["b"], horizon=5, fractions=[0.6, 0.2, 0.2], calendar=True)
+    file = prepare(config, tmp_path / "out")
+    meaning = file.meaning
+    assert (meaning.inputs, meaning.anchors, meaning.channels, meaning.width) == ("difference", 1, 8, 9)
+    b, a = np.arange(200) % 24, np.arange(200.0)
+    moves = np.diff(b[:120])
+    assert meaning.change[0] * meaning.std[0] == pytest.approx(np.sqrt(np.mean(moves**2)))
+    assert meaning.change[1] * meaning.std[1] == pytest.approx(1)
+    whole = file.sequence(0)
+    np.testing.assert_allclose(whole[:, 0], (b - meaning.mean[0]) / meaning.std[0], atol=1e-5)
+    want = np.diff(b, prepend=b[0]) / np.sqrt(np.mean(moves**2))
+    np.testing.assert_allclose(whole[:, 1], want, atol=1e-5)
+    np.testing.assert_allclose(whole[:, 2], np.diff(a, prepend=a[0]), atol=1e-4)
+    # A window is a function of its own rows: its first difference is 0, as that of a stream that begins.
+    window = file.sequence(0, 50, 60)
+    assert (window[0, 1:3] == 0).all()
+    np.testing.assert_array_equal(window[1:], whole[51:60])
+    raw = np.stack([b, a], 1)
+    rows = np.concatenate((raw, np.zeros((200, 6))), 1)
+    one = meaning.normalised(rows[51:52], rows[50])
+    np.testing.assert_array_equal(one[0, :3], whole[51, :3])
+    level = prepare(config_of(source, target=["b"], inputs="level", others=False), tmp_path / "level")
+    assert (level.meaning.width, level.meaning.anchors, level.sequence(0).shape) == (1, 0, (200, 1))
 
 
 def test_the_calendar_is_six_waves_of_the_time(tmp_path):
     file = prepare(config_of(series(tmp_path / "s.csv"), calendar=True), tmp_path / "out")
     assert file.meaning.channels == 8
-    raw = file.sequence(0)[:, 2] * file.meaning.std[2] + file.meaning.mean[2]
+    raw = file.sequence(0)[:, 4] * file.meaning.std[2] + file.meaning.mean[2]
     np.testing.assert_allclose(raw, np.sin(2 * np.pi * np.arange(200) / 24), atol=1e-5)
 
 
@@ -386,18 +414,30 @@ def test_a_truncated_file_is_found(tmp_path):
         open_data(tmp_path / "out")
 
 
-def test_parquet_and_flac_say_which_extra_they_need(tmp_path):
-    for name, extra in (("a.parquet", "parquet"), ("a.flac", "audio")):
+def test_parquet_and_flac_say_which_extra_they_need(tmp_path, monkeypatch):
+    for name, extra, module in (("a.parquet", "parquet", "pyarrow"), ("a.flac", "audio", "soundfile")):
         (tmp_path / name).write_bytes(b"x")
-        try:
-            __import__({"parquet": "pyarrow", "audio": "soundfile"}[extra])
-        except ImportError:
-            with pytest.raises(MissingExtraError, match=rf"pip install 'quatrain\[{extra}\]'"):
-                audio.load(tmp_path / name) if extra == "audio" else recognise(config_of(tmp_path / name))
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+        with pytest.raises(MissingExtraError, match=rf"pip install 'quatrain\[{extra}\]'"):
+            audio.load(tmp_path / name) if extra == "audio" else recognise(config_of(tmp_path / name))
+
+
+def test_flac_reads_as_wav_does(tmp_path):
+    import soundfile
+
+    wave = (0.5 * np.sin(np.arange(800) / 9)).astype(np.float32)
+    soundfile.write(tmp_path / "a.flac", wave, 8000, subtype="PCM_16")
+    write_wav(tmp_path / "a.wav", wave)
+    (flac, rate), (wav, _) = (audio.load(tmp_path / f"a.{kind}") for kind in ("flac", "wav"))
+    assert rate == 8000
+    np.testing.assert_allclose(flac, wav, atol=2 / 2**15)
+    (tmp_path / "b.flac").write_bytes(b"no sound")
+    with pytest.raises(DataError, match=r"b\.flac: cannot be read"):
+        audio.load(tmp_path / "b.flac")
 
 
 def test_parquet_reads_as_csv_does(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     columns = {"date": [f"2020-01-01 00:{k:02d}" for k in range(60)], "a": list(range(60))}

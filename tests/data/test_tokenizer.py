@@ -58,10 +58,6 @@ def test_fasta_is_recognised_and_foreign_letters_leave_nothing_behind(tmp_path):
 
 
 class TestBpe:
-    @pytest.fixture(autouse=True)
-    def _library(self):
-        pytest.importorskip("tokenizers")
-
     def test_what_is_encoded_comes_back_however_it_is_cut(self):
         bpe = learn([POEM.encode() * 20], 300)
         assert bpe.vocab == 300

@@ -33,6 +33,9 @@ class Option:
         return not self.name.startswith("-")
 
 
+DEVICE = Option("--device", "auto, cpu or cuda (default: auto: cuda where it is usable)", "NAME", str, "auto")
+
+
 @dataclass(frozen=True)
 class Surface:
     """Everything one command accepts. ``keys`` is the config class whose keys are flags, if any."""
@@ -121,7 +124,7 @@ def parse(surface: Surface, args: Sequence[str]) -> Parsed:
 def help_text(surface: Surface) -> str:
     """Usage, options and, for a command that takes a config, every key with its default."""
     places = [
-        option.name.upper() if option.required else f"[{option.name}]"
+        (option.name.upper() if option.required else f"[{option.name}]") + ("..." if option.many else "")
         for option in surface.options
         if option.positional
     ]
@@ -143,7 +146,7 @@ def help_text(surface: Surface) -> str:
 
 def _positional(parsed: Parsed, places: list[Option], values: list[str]) -> None:
     for value in values:
-        free = [option for option in places if option.name not in parsed.given]
+        free = [option for option in places if option.many or option.name not in parsed.given]
         if free:
             _take(parsed, free[0], value)
         else:

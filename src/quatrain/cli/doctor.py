@@ -41,6 +41,7 @@ def _machine() -> Iterator[str]:
 
     from quatrain.cli._display import size
     from quatrain.lab.machine import machine
+    from quatrain.model.device import why_no_cuda
 
     here = machine(torch.get_num_threads())
     memory = here["memory_bytes"]
@@ -49,10 +50,8 @@ def _machine() -> Iterator[str]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield f"device    {torch.cuda.get_device_name(index)}"
-    else:
-        built = torch.version.cuda is not None
-        why = "torch finds none" if built else "this torch is built for the CPU only"
-        yield f"device    no CUDA device: {why}"
+    reason = why_no_cuda()
+    yield f"device    auto is {'cpu: ' + reason if reason else 'cuda'}"
 
 
 def _versions() -> Iterator[str]:

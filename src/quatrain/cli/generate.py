@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from quatrain.cli._display import size
-from quatrain.cli._flags import Option, Parsed, Surface, parse
+from quatrain.cli._flags import DEVICE, Option, Parsed, Surface, parse
 from quatrain.config.check import check
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ SURFACE = Surface(
         Option("--seed", "of the draw; the same seed gives the same text (default: 0)", "N", int, 0),
         Option("--stop", "end before this text; may be given several times", "TEXT", many=True),
         Option("--threads", "CPU threads (default: all)", "N", int, 0),
+        DEVICE,
     ),
     examples=(
         "quatrain generate runs/hybrid --prompt 'To be' --max-tokens 400 --temperature 0.8",
@@ -50,7 +51,8 @@ def run(args: Sequence[str]) -> int:
     from quatrain.checkpoint import load_language_model
     from quatrain.infer.generate import generate
     from quatrain.infer.sample import Sampling
-    from quatrain.infer.spelling import tokenizer_of
+    from quatrain.model.device import choose
+    from quatrain.tasks.spelling import tokenizer_of
 
     sampling = Sampling(
         temperature=parsed["temperature"],
@@ -60,7 +62,7 @@ def run(args: Sequence[str]) -> int:
         seed=parsed["seed"],
     )
     set_threads(parsed)
-    model = load_language_model(parsed["checkpoint"])
+    model = load_language_model(parsed["checkpoint"], choose(parsed["device"]))
     prompt = sys.stdin.buffer.read() if parsed["prompt"] == "-" else os.fsencode(parsed["prompt"])
     stats = None
     for piece in generate(

@@ -7,36 +7,41 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quatrain.cli._flags import Option, Surface, parse
+from quatrain.cli._flags import DEVICE, Option, Parsed, Surface, parse
 from quatrain.cli.generate import set_threads
-from quatrain.errors import DataError
+from quatrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from quatrain.data.readers._item import Item
-    from quatrain.infer.answers import Predictor
+    from quatrain.infer.answers import Forecast, Predictor
 
 STDIN = "-"
+CHARTS = (".svg", ".html")
 
 SURFACE = Surface(
     command="predict",
     help=(
-        "Classes with probabilities, tags and transcripts as JSON Lines; forecasts as CSV with mean and\n"
-        "quantiles. An input is a file as in training, without labels; a plain text file is one text. From\n"
-        "stdin every line is an input and is answered at once: a text, a JSON object, or, of a series, its\n"
-        "next row; the state is carried."
+        "Classes with probabilities, tags, transcripts and the continuations of a language model as JSON\n"
+        "Lines; forecasts as CSV with mean and quantiles. An input is a file as in training (.gz too),\n"
+        "labels not needed; a plain text file is one text. From stdin every line is an input, answered at\n"
+        "once: a text, a JSON object, or, of a series, its next row; the state is carried."
     ),
     options=(
         Option(
             "checkpoint", "directory of a run (its newest checkpoint) or of one checkpoint", required=True
         ),
-        Option("input", "a file, or - for stdin", required=True),
-        Option("--also", "another file; may be given several times", "FILE", many=True),
+        Option("input", "files, or - for stdin", required=True, many=True),
+        Option("--chart", "also draw the forecast, with what came before it: .svg or .html", "FILE"),
+        Option("--max-tokens", "of a language model's continuation (default: 64)", "N", int, 64),
+        Option("--temperature", "of its draw; 0: the likeliest always (default: 0)", "X", float, 0.0),
+        Option("--seed", "of its draw (default: 0)", "N", int, 0),
         Option("--threads", "CPU threads (default: all)", "N", int, 0),
+        DEVICE,
     ),
     examples=(
-        "quatrain predict runs/birds morning.wav",
-        "quatrain predict runs/readings readings.csv > forecast.csv",
+        "quatrain predict runs/birds morning.wav evening.wav",
+        "quatrain predict runs/readings readings.csv --chart forecast.svg > forecast.csv",
         "tail -f sensor.csv | quatrain predict runs/readings -",
+        "quatrain predict runs/hybrid chapter.txt --max-tokens 100",
     ),
 )
 
@@ -45,74 +50,138 @@ def run(args: Sequence[str]) -> int:
     parsed = parse(SURFACE, args)
     parsed.raise_problems()
     set_threads(parsed)
-    from quatrain.infer.answers import Predictor
+    names: tuple[str, ...] = parsed["input"]
+    if parsed["chart"]:
+        _check_chart(Path(parsed["chart"]), names)
+    from quatrain.checkpoint import load_meta
 
-    predictor = Predictor(parsed["checkpoint"])
-    names = (parsed["input"], *parsed["also"])
-    if predictor.task == "forecast":
-        for name in names:
-            _stream(predictor) if name == STDIN else _forecast(predictor, Path(name))
+    task = (load_meta(parsed["checkpoint"]).get("model") or {}).get("task", "lm")
+    if parsed["chart"] and task != "forecast":
+        raise ConfigError(f"--chart = {parsed['chart']!r}: is for forecasts; this model's task is {task}")
+    if task == "lm":
+        _write(_continued(parsed, names))
+        return 0
+    from quatrain.infer.answers import Predictor
+    from quatrain.model.device import choose
+
+    predictor = Predictor(parsed["checkpoint"], choose(parsed["device"]))
+    if task != "forecast":
+        _write(answer for name in names for answer in _answers(predictor, name))
         return 0
     for name in names:
-        items = _lines(predictor) if name == STDIN else _file(predictor, Path(name))
-        for answer in items:
-            sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
+        _stream(predictor) if name == STDIN else _forecast(predictor, Path(name), names, parsed["chart"])
     return 0
 
 
-def _file(predictor: "Predictor", path: Path) -> Iterator[dict[str, Any]]:
-    from quatrain.infer.answers import read_inputs
+def _write(answers: Iterator[dict[str, Any]]) -> None:
+    """JSON Lines, each sent on at once: whoever reads a pipe waits for it."""
+    for answer in answers:
+        sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
 
-    yield from predictor.answers(read_inputs(path, predictor.meaning))
 
-
-def _lines(predictor: "Predictor") -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(sys.stdin, 1):
+def _lines() -> Iterator[tuple[int, str]]:
+    """The lines of stdin with their numbers, each as soon as it has ended; empty ones left out."""
+    number = 0
+    while line := sys.stdin.readline():  # iterating over the file would read ahead
+        number += 1
         if line.strip():
-            yield from predictor.answers([_item(line, number, predictor.meaning.features)])
+            yield number, line
 
 
-def _item(line: str, number: int, features: str) -> "Item":
-    import numpy as np
+def _continued(parsed: Parsed, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    from quatrain.infer.inputs import parse_text, read_texts
+    from quatrain.infer.predict import Continuer
+    from quatrain.infer.sample import Sampling
 
-    from quatrain.data.readers import jsonl
-    from quatrain.data.readers._item import Item
+    continuer = Continuer(
+        parsed["checkpoint"],
+        device=parsed["device"],
+        max_tokens=parsed["max_tokens"],
+        sampling=Sampling(temperature=parsed["temperature"], seed=parsed["seed"]),
+    )
+    for name in names:
+        lines = (parse_text(line, number) for number, line in _lines())
+        for where, text in lines if name == STDIN else read_texts(Path(name)):
+            yield continuer(where, text)
 
-    where = f"stdin, line {number}"
-    if line.lstrip().startswith("{"):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: is no JSON: {error}") from None
-        return jsonl.item(row, where, Path(), features)
-    return Item(np.frombuffer(line.rstrip("\r\n").encode("utf-8", "replace"), dtype=np.uint8), None, where)
+
+def _answers(predictor: "Predictor", name: str) -> Iterator[dict[str, Any]]:
+    from quatrain.infer.inputs import parse_item, read_inputs
+
+    if name != STDIN:
+        yield from predictor.answers(read_inputs(Path(name), predictor.meaning))
+        return
+    for number, line in _lines():
+        yield from predictor.answers([parse_item(line, number, predictor.meaning.features)])
 
 
-def _forecast(predictor: "Predictor", path: Path) -> None:
-    from quatrain.infer.answers import csv_lines, read_context
+def _forecast(predictor: "Predictor", path: Path, names: Sequence[str], chart: str) -> None:
+    """One file's forecast; of several files, each under a line that names it."""
+    from quatrain.infer.answers import csv_lines
+    from quatrain.infer.inputs import read_context
 
     values = read_context(path, predictor.meaning, predictor.context)
-    csv.writer(sys.stdout, lineterminator="\n").writerows(csv_lines(predictor.forecast(values)))
+    found = predictor.forecast(values)
+    rows = csv_lines(found)
+    if len(names) > 1:
+        rows = (["source" if index == 0 else str(path), *row] for index, row in enumerate(rows))
+        if path != Path(names[0]):
+            next(rows)  # one header for all
+    if chart:
+        _draw(Path(chart), found, values)
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+    sys.stdout.flush()
 
 
 def _stream(predictor: "Predictor") -> None:
     """A row in, a line out: the mean of every step ahead."""
-    from quatrain.infer.answers import parse_row
+    from quatrain.infer.inputs import columns_in, parse_row
 
     meaning = predictor.meaning
     if meaning.calendar:
         raise DataError("stdin: a model that reads the calendar needs files with a column of times")
 
     def rows() -> Iterator[Any]:
-        for number, line in enumerate(sys.stdin, 1):
-            header = number == 1 and [cell.strip() for cell in line.split(",")] == list(meaning.columns)
-            if line.strip() and not header:
-                yield parse_row(line, meaning, f"stdin, line {number}")
+        order: Sequence[int] | None = None
+        for number, line in _lines():
+            if number == 1:
+                order = columns_in(line, meaning)
+                if order is not None:
+                    continue
+            if order is not None:  # a header says where the model's columns stand among others
+                cells = line.strip().split(",")
+                if len(cells) <= max(order):
+                    raise DataError(f"stdin, line {number}: has {len(cells)} cells, the header has more")
+                line = ",".join(cells[at] for at in order)
+            yield parse_row(line, meaning, f"stdin, line {number}")
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     targets = meaning.columns[: meaning.targets]
     writer.writerow([f"{name}+{step}" for step in range(1, meaning.horizon + 1) for name in targets])
+    sys.stdout.flush()
     for forecast in predictor.stream(rows()):
         writer.writerow([f"{value:.6g}" for value in forecast.mean.reshape(-1)])
         sys.stdout.flush()
+
+
+def _check_chart(path: Path, names: Sequence[str]) -> None:
+    """Said before anything is computed."""
+    if path.suffix.lower() not in CHARTS:
+        raise ConfigError(f"--chart = {str(path)!r}: must end in {' or '.join(CHARTS)}")
+    if len(names) != 1 or names[0] == STDIN:
+        raise ConfigError(f"--chart = {str(path)!r}: draws the forecast of one file; give one input")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--chart = {str(path)!r}: {str(path.parent)!r} is no directory")
+
+
+def _draw(path: Path, found: "Forecast", before: Any) -> None:
+    from quatrain._files import write_atomic
+    from quatrain.cli._chart import drawing
+
+    targets = len(found.columns)
+    history = before[:, :targets].tolist()
+    content = drawing(
+        found.columns, history, found.mean.tolist(), found.quantiles.tolist(), found.levels, path.suffix
+    )
+    write_atomic(path, content)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from quatrain.cli import _data
 from quatrain.cli._display import TrainDisplay
-from quatrain.cli._flags import Option, Parsed, Surface, parse
+from quatrain.cli._flags import DEVICE, Option, Parsed, Surface, parse
 from quatrain.config.schema import to_dict
 from quatrain.config.toml import load_toml
 from quatrain.train.config import RunConfig
@@ -34,7 +34,9 @@ SURFACE = Surface(
             "--out", "directory of the run (default: runs/<data>-<pattern>-<digest of the settings>)", "DIR"
         ),
         Option("--resume", "go on with the run in DIR; needs nothing else", "DIR"),
+        Option("--init-from", "a checkpoint to fine-tune: its settings and weights begin the run", "DIR"),
         Option("--threads", "CPU threads (default: those the run began with, or all)", "N", int, 0),
+        DEVICE,
     ),
     keys=RunConfig,
     examples=(
@@ -44,10 +46,11 @@ SURFACE = Surface(
         "quatrain train book.txt --mixer 's6 s6 attention' --train.lr 3e-4 --out runs/hybrid",
         "quatrain train --config recipes/mamba.toml",
         "quatrain train --resume runs/hybrid",
+        "quatrain train letters.txt --init-from runs/hybrid --train.lr 3e-4",
     ),
 )
 
-SHORT = _data.SHORT | {"mixer": "model.pattern"}
+SHORT = _data.SHORT | {"mixer": "model.pattern", "init_from": "train.init_from"}
 
 
 def run(args: Sequence[str]) -> int:
@@ -58,13 +61,16 @@ def run(args: Sequence[str]) -> int:
     _shortcuts(parsed)
     config, out, data, says = _resumed(parsed) if parsed["resume"] else _begun(parsed)
 
+    from quatrain.model.device import choose, name_of
     from quatrain.train.loop import train
+    from quatrain.train.run_dir import device_of
 
+    chosen = choose(parsed["device"], device_of(out))
     with TrainDisplay(config.train.steps) as display:
         if says:
             display.say(f"data: {says}")
-        display.say(f"training {config.model.pattern} in {out}")
-        result = train(config, out, display, data=data, threads=threads)
+        display.say(f"training {config.model.pattern} in {out} on {name_of(chosen)}")
+        result = train(config, out, display, data=data, threads=threads, device=parsed["device"])
     sys.stdout.write(_summary(result))
     return 0
 
@@ -82,8 +88,15 @@ def _begun(parsed: Parsed) -> "tuple[RunConfig, Path, Data | None, str]":
 
 
 def _settings(parsed: Parsed) -> RunConfig:
-    """Defaults, the recipe over them, the flags over both."""
+    """Defaults, the settings of a model to fine-tune over them, then the recipe, then the flags."""
     values: dict[str, Any] = load_toml(parsed["config"]) if parsed["config"] else {}
+    source = parsed["init_from"] or dict(values.get("train") or {}).get("init_from")
+    if source:
+        from quatrain.train.warm_start import model_of
+
+        given = dict(values.get("model") or {})
+        begun = {} if "pattern" in given or "model.pattern" in parsed.keys else model_of(str(source))
+        values = {**values, "model": {**begun, **given}}
     return parsed.config(RunConfig, values)
 
 

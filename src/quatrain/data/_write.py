@@ -153,7 +153,8 @@ def _finish(out: Path, manifest: Manifest, found: _Pass) -> Manifest:
         mean, std = _moments(out, meaning, manifest.fractions, parts)
         meaning = replace(meaning, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
         if meaning.task == "forecast":
-            meaning = replace(meaning, naive=_naive(out, meaning, manifest.fractions))
+            naive, change = _changes(out, meaning, manifest.fractions)
+            meaning = replace(meaning, naive=naive, change=change)
     for mapped in (parts, targets):
         if isinstance(mapped, np.memmap):
             mapped.flush()
@@ -313,18 +314,31 @@ def _moments(
     return mean, np.where(flat, 1.0, std)
 
 
-def _naive(out: Path, meaning: Meaning, fractions: tuple[float, ...]) -> tuple[float, ...]:
-    """Mean of |x_t - x_(t - season)| of each target over the training part, in units of its std."""
-    total, count = np.zeros(meaning.targets), 0
-    held = np.zeros((0, meaning.targets))
+def _changes(
+    out: Path, meaning: Meaning, fractions: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Over the training part, in units of std: mean of |x_t - x_(t - season)| of each target, and root mean
+    square of x_t - x_(t-1) of each channel (1 where it never moves).
+
+    The season's last rows are held between pieces, so that a season may be longer than a piece.
+    """
+    targets, season = meaning.targets, meaning.season
+    total, count = np.zeros(targets), 0
+    square, moves = np.zeros(meaning.channels), 0
+    held = np.zeros((0, meaning.channels))
     for piece in _training(out, meaning, fractions, None):
-        rows = np.concatenate((held, piece[:, : meaning.targets]))
-        if len(rows) > meaning.season:
-            total += np.abs(rows[meaning.season :] - rows[: -meaning.season]).sum(0)
-            count += len(rows) - meaning.season
-        held = rows[-meaning.season :]
-    scale = np.asarray(meaning.std[: meaning.targets])
-    return tuple(map(float, total / max(1, count) / scale))
+        rows = np.concatenate((held, piece))
+        moved = np.diff(rows[max(0, len(held) - 1) :], axis=0)
+        square, moves = square + np.square(moved).sum(0), moves + len(moved)
+        if len(rows) > season:
+            total += np.abs(rows[season:, :targets] - rows[:-season, :targets]).sum(0)
+            count += len(rows) - season
+        held = rows[-season:]
+    scale = np.asarray(meaning.std)
+    change = np.sqrt(square / max(1, moves)) / scale
+    change = np.where(change > 1e-8, change, 1.0)
+    naive = total / max(1, count) / scale[:targets]
+    return tuple(map(float, naive)), tuple(map(float, change))
 
 
 __all__ = ["IGNORE", "write"]

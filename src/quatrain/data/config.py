@@ -23,6 +23,15 @@ class DataConfig:
         str, "of a text: auto (dna for FASTA, else bytes), bytes, dna, bpe, or a tokenizer.json"
     ] = "auto"
     bpe_vocab: Annotated[int, "tokens of a byte-pair encoding that is learnt from the text"] = 4096
+    inputs: Annotated[
+        Literal["difference", "level"],
+        "what a forecast reads of a column: its change since the row before, or its level",
+    ] = "difference"
+    others: Annotated[bool, "a forecast also reads the columns that it does not forecast"] = True
+    reverse_complement: Annotated[
+        Literal["auto", "on", "off"],
+        "train on the other strand of DNA too, half of the time; auto: where windows of DNA are drawn",
+    ] = "auto"
     horizon: Annotated[int, "steps ahead that a forecast reaches"] = 24
     season: Annotated[int, "steps of a season, for the seasonal-naive baseline and MASE; 1: none"] = 24
     calendar: Annotated[bool, "give a forecast the time of day, of the week and of the year"] = False

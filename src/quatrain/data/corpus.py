@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from quatrain._files import chunks_of
+from quatrain._files import CHUNK, chunks_of
 from quatrain.errors import DataError
 
 STDIN = "-"
+FASTA = (".fa", ".fasta", ".fna")
 PYTHON = "python"
 _HEAD = 1024  # bytes in which a NUL says that a file is no text
 _UNPACK: dict[str, Callable[[Path], object]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
@@ -44,6 +45,7 @@ class Corpus:
     name: str
     description: str
     files: tuple[Path, ...]
+    documents: bool = False  # JSON Lines whose text fields are read, each ended by a line feed
 
     @property
     def repeatable(self) -> bool:
@@ -55,7 +57,7 @@ class Corpus:
         if not self.files:
             yield from chunks_of(sys.stdin.buffer)
         for path in self.files:
-            yield from _chunks(path)
+            yield from _documents(path) if self.documents else _chunks(path)
 
 
 def find(source: str) -> Corpus:
@@ -80,7 +82,36 @@ def find(source: str) -> Corpus:
     if not path.exists() and glob.has_magic(source):
         return _glob(source, str(path))
     _require_readable(source, path)
+    if _holds_documents(path):
+        return Corpus(source, _slug(path.name), f"documents of {path.name}, by text", (path,), True)
     return Corpus(source, _slug(path.name), f"file {path.name}", (path,))
+
+
+def is_fasta(corpus: Corpus) -> bool:
+    """Whether all its files are called as FASTA files are."""
+    return bool(corpus.files) and all(ending(path) in FASTA for path in corpus.files)
+
+
+def _holds_documents(path: Path) -> bool:
+    """Whether a file is JSON Lines whose first line has a ``text``."""
+    from quatrain.data.readers import jsonl
+
+    return ending(path) in jsonl.ENDINGS and path.is_file() and jsonl.begins_with_text(path)
+
+
+def _documents(path: Path) -> Iterator[bytes]:
+    """The texts, each ended by a line feed, about a mebibyte at a time."""
+    from quatrain.data.readers import jsonl
+
+    held, size = [], 0
+    for _, text in jsonl.texts(path):
+        held.append(text.encode("utf-8", "replace") + b"\n")
+        size += len(held[-1])
+        if size >= CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
 
 
 def _directory(source: str, root: Path) -> Corpus:

@@ -14,30 +14,32 @@ from quatrain.config.schema import to_dict
 from quatrain.data import tokens
 from quatrain.data._write import write
 from quatrain.data.config import DataConfig
-from quatrain.data.corpus import Corpus, ending, open_file, reading
+from quatrain.data.corpus import Corpus, is_fasta, open_file, reading
 from quatrain.data.recognise import Found, recognise
-from quatrain.data.sequences import MANIFEST, Manifest, Meaning, SequenceFile, is_sequence_file
+from quatrain.data.sequences import MANIFEST, WAVES, Manifest, Meaning, SequenceFile, is_sequence_file
 from quatrain.data.tokenizer import Bytes, Dna, Tokenizer, learn, read_json
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import DataError
 
-FASTA = (".fa", ".fasta", ".fna")
 Data = TokenFile | SequenceFile
 
 
-def prepare(config: DataConfig, out: str | Path) -> Data:
+def prepare(config: DataConfig, out: str | Path, tokenizer: Tokenizer | None = None) -> Data:
     """Make the file of ``config.source`` in ``out``, or take the one there if it is of the same data.
 
-    Values are written as they are read, so memory does not grow with the data. Raises DataError where the
-    source is missing, cannot be read or trained on, or is not what ``out`` was made of; OSError where ``out``
-    cannot be written. A failure leaves nothing behind.
+    ``tokenizer`` goes before the one that ``config`` names. Values are written as they are read, so memory
+    does not grow with the data.
+
+    Raises DataError where the source is missing, cannot be read or trained on, or is not what ``out`` was
+    made of; OSError where ``out`` cannot be written. A failure leaves nothing behind.
     """
     out = Path(out)
     found = recognise(config)
     if found.read is None or found.meaning is None:
         if is_sequence_file(out):
             raise DataError(f"{out}: holds sequences, not a text; choose another directory")
-        return tokens.prepare(config.source, out, config.fractions, partial(tokenizer_of, config))
+        make = (lambda corpus: tokenizer) if tokenizer else partial(tokenizer_of, config)
+        return tokens.prepare(config.source, out, config.fractions, make)
     settings = json.dumps({**to_dict(config), "source": ""}, sort_keys=True)
     if (out / MANIFEST).exists():
         return _reuse(SequenceFile.open(out), found, settings, config)
@@ -64,6 +66,8 @@ def prepare_like(config: DataConfig, out: str | Path, meaning: Meaning) -> Seque
         target=meaning.columns[: meaning.targets] if meaning.time or _named(meaning) else config.target,
         horizon=meaning.horizon or config.horizon,
         season=meaning.season or config.season,
+        inputs=cast(Any, meaning.inputs),
+        others=len(meaning.columns) - (WAVES if meaning.calendar else 0) > meaning.targets,
         calendar=meaning.calendar,
         audio=cast(Any, meaning.features or config.audio),
     )
@@ -106,7 +110,7 @@ def tokenizer_of(config: DataConfig, corpus: Corpus) -> Tokenizer:
     """
     name = config.tokenizer
     if name == "auto":
-        name = "dna" if corpus.files and all(ending(path) in FASTA for path in corpus.files) else "bytes"
+        name = "dna" if is_fasta(corpus) else "bytes"
     if name == "bytes":
         return Bytes()
     if name == "dna":
@@ -135,7 +139,7 @@ def open_data(path: str | Path) -> Data:
 
 
 def _reuse(there: SequenceFile, found: Found, settings: str, config: DataConfig) -> SequenceFile:
-    if there.manifest.settings != settings:
+    if _with_defaults(there.manifest.settings) != _with_defaults(settings):
         raise DataError(f"{there.path}: was prepared with other settings; choose another directory")
     if there.manifest.source_digest != _digest(found):
         raise DataError(
@@ -143,6 +147,11 @@ def _reuse(there: SequenceFile, found: Found, settings: str, config: DataConfig)
             f"give the same data or another directory"
         )
     return there
+
+
+def _with_defaults(settings: str) -> dict[str, Any]:
+    """Settings by key, such that one written before a key was known has its default."""
+    return {**to_dict(DataConfig()), "source": "", **json.loads(settings)}
 
 
 def _digest(found: Found) -> str:

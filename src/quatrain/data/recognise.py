@@ -6,13 +6,11 @@ from pathlib import Path
 
 from quatrain.config.check import check
 from quatrain.data.config import DataConfig
-from quatrain.data.corpus import PYTHON, STDIN, ending, find, is_binary
+from quatrain.data.corpus import PYTHON, STDIN, Corpus, ending, find, is_binary, is_fasta
 from quatrain.data.readers import audio, folder, jsonl, series, table, ucr
 from quatrain.data.readers._item import Item
 from quatrain.data.sequences import Meaning
 from quatrain.errors import DataError
-
-JSONL = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ def recognise(config: DataConfig) -> Found:
     wanted, source = config.task, config.source
     path = Path(source).expanduser()
     if source in (STDIN, PYTHON) or wanted == "lm" or not path.exists():
-        found = _text(source)
+        found = _text(config, source)
     elif path.is_dir():
         found = _directory(config, path)
-    elif ending(path) in JSONL:
+    elif ending(path) in jsonl.ENDINGS:
         found = _jsonl(config, path)
     elif ending(path) in table.ENDINGS:
         found = _table(config, path)
@@ -58,18 +56,29 @@ def recognise(config: DataConfig) -> Found:
             f"data source {source!r}: is one recording; give a directory with one folder per class"
         )
     else:
-        found = _text(source)
+        found = _text(config, source)
     if wanted not in ("auto", found.task):
         raise DataError(f"data source {source!r}: is {found.says}; the task {wanted} needs other data")
     return found
 
 
-def _text(source: str) -> Found:
+def _text(config: DataConfig, source: str) -> Found:
     corpus = find(source)
     binary = len(corpus.files) == 1 and corpus.repeatable and is_binary(corpus.files[0])
     kind = "binary data, not text" if binary else "text"
-    says = f"{kind} ({corpus.description}): a language model over its bytes"
+    says = f"{kind} ({corpus.description}): a language model over its {_tokens(config, corpus)}"
     return Found("lm", corpus.name, says, corpus.files)
+
+
+def _tokens(config: DataConfig, corpus: Corpus) -> str:
+    """What a token of a text is, in words; of DNA, whether the other strand is read as well."""
+    name = config.tokenizer
+    if name == "auto":
+        name = "dna" if is_fasta(corpus) else "bytes"
+    if name == "dna":
+        both = "" if config.reverse_complement == "off" else "; windows come from both strands"
+        return f"bases, each record a document{both}"
+    return {"bytes": "bytes", "bpe": f"{config.bpe_vocab:,} byte pairs"}.get(name, f"tokens of {name}")
 
 
 def _directory(config: DataConfig, path: Path) -> Found:
@@ -84,7 +93,7 @@ def _directory(config: DataConfig, path: Path) -> Found:
         if config.task not in ("auto", "lm"):
             rule = "must hold one folder per class, two at least, and files in them only"
             raise DataError(f"data source {config.source!r}: {rule}")
-        return _text(config.source)
+        return _text(config, config.source)
     files = [file for pairs in classes.values() for _, file in pairs]
     heard = {ending(file) in audio.ENDINGS for file in files}
     if len(heard) > 1:
@@ -115,9 +124,9 @@ def _jsonl(config: DataConfig, path: Path) -> Found:
         task, says = "transcribe", "texts to be heard"
     elif "values" in keys:
         task, says = "forecast", f"a series a line, forecast {config.horizon} steps ahead"
-        meaning = replace(meaning, horizon=config.horizon, season=config.season)
+        meaning = replace(meaning, horizon=config.horizon, season=config.season, inputs=config.inputs)
     else:
-        return _text(config.source)
+        return _text(config, config.source)
     if config.task == "transcribe" and task == "classify" and keys & {"audio", "values"}:
         task, says = "transcribe", "labels as texts to be heard"
     meaning = replace(meaning, task=task)
@@ -146,7 +155,7 @@ def _table(config: DataConfig, path: Path) -> Found:
             Meaning(task="classify"),
             lambda: series.read_rows(opened, label),
         )
-    columns = series.columns_of(opened, config.target, config.calendar)
+    columns = series.columns_of(opened, config.target, config.calendar, config.others)
     by = f" by {columns.time!r}" if columns.time else ""
     shown = ", ".join(columns.targets[:8]) + (", ..." if len(columns.targets) > 8 else "")
     return Found(
@@ -162,6 +171,7 @@ def _table(config: DataConfig, path: Path) -> Found:
             season=config.season,
             time=columns.time,
             calendar=columns.calendar,
+            inputs=config.inputs,
         ),
         lambda: series.read_series(opened, columns),
     )

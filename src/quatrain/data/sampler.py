@@ -27,12 +27,21 @@ class Windows:
         batch: windows of a batch.
         seed: any integer in [0, 2**63).
         part: how messages call the tokens.
+        complement: of DNA: the complement of every token; each window is then read from the other strand,
+            reversed and complemented, with probability 1/2.
 
     Raises DataError where the tokens are too few, ConfigError for numbers out of range.
     """
 
     def __init__(
-        self, tokens: Tokens, sequence: int, batch: int, seed: int, *, part: str = "the training part"
+        self,
+        tokens: Tokens,
+        sequence: int,
+        batch: int,
+        seed: int,
+        *,
+        part: str = "the training part",
+        complement: Tokens | None = None,
     ) -> None:
         _check_sizes(sequence, batch)
         check(0 <= seed < 2**63, "seed", seed, "must lie in [0, 2**63)")
@@ -41,6 +50,7 @@ class Windows:
                 f"sequence = {sequence}: needs {sequence + 1} tokens in a row, {part} has {len(tokens)}"
             )
         self.tokens, self.sequence, self.batch_size, self.seed = tokens, sequence, batch, seed
+        self._complement = complement
         # One window less than fit, so that every offset below a whole window leaves room for all of them.
         self.count = max(1, (len(tokens) - sequence) // sequence)
         self._offsets = min(sequence, len(tokens) - self.count * sequence)
@@ -62,7 +72,13 @@ class Windows:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets ``(batch, sequence)`` int64 on the CPU; targets are one token ahead."""
-        return _gather(self.tokens, self.starts(step), self.sequence)
+        windows = _cut(self.tokens, self.starts(step), self.sequence)
+        if self._complement is not None:
+            first = np.uint64(_key(self.seed, step, 5))
+            drawn = _splitmix64(first + np.arange(self.batch_size, dtype=np.uint64))
+            other = (drawn >> np.uint64(63)).astype(bool)
+            windows[other] = self._complement[windows[other, ::-1]]
+        return _shifted(windows)
 
 
 class Streams:
@@ -137,7 +153,14 @@ def _key(seed: int, counter: int, purpose: int) -> int:
 
 
 def _gather(tokens: Tokens, starts: NDArray[np.int64], sequence: int) -> tuple[Tensor, Tensor]:
-    windows = np.stack([tokens[start : start + sequence + 1] for start in starts]).astype(np.int64)
+    return _shifted(_cut(tokens, starts, sequence))
+
+
+def _cut(tokens: Tokens, starts: NDArray[np.int64], sequence: int) -> NDArray[np.int64]:
+    return np.stack([tokens[start : start + sequence + 1] for start in starts]).astype(np.int64)
+
+
+def _shifted(windows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     block = torch.from_numpy(windows)
     return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 

@@ -27,6 +27,7 @@ FILES = {
     "parts": np.dtype("u1"),
 }
 PARTS = ("train", "valid", "test")
+WAVES = 6  # channels of the calendar
 Part = Literal["train", "valid", "test"]
 
 
@@ -45,6 +46,8 @@ class Meaning:
         horizon, season: of a forecast.
         time: name of the column with times, or "".
         calendar: whether the last channels are the calendar's.
+        inputs: what a model reads of a series, "level" or "difference" (see `normalised`).
+        change: of each channel, root mean square of x_t - x_(t-1) over the training part in units of std.
         features: how audio was read ("mel", "raw"); "" for anything else.
         rate: its samples of a second.
     """
@@ -61,16 +64,41 @@ class Meaning:
     season: int = 0
     time: str = ""
     calendar: bool = False
+    inputs: str = "level"
+    change: tuple[float, ...] = ()
     features: str = ""
     rate: int = 0
 
-    def normalised(self, values: NDArray[Any]) -> NDArray[Any]:
-        """``(T, C)`` as a model reads it: float32; bytes stay as they are."""
+    @property
+    def anchors(self) -> int:
+        """Leading numbers of a step that a forecast starts from and does not read: its targets' levels."""
+        return self.targets if self.inputs == "difference" else 0
+
+    @property
+    def width(self) -> int:
+        """Numbers of a step as a model gets it; 0 where a step is a byte of text."""
+        return self.channels + self.anchors
+
+    def normalised(self, values: NDArray[Any], before: NDArray[Any] | None = None) -> NDArray[Any]:
+        """``(T, C)`` as a model gets it, ``(T, width)`` float32; bytes stay as they are.
+
+        Level: (x - mean) / std. Difference: the targets' levels, then (x_t - x_(t-1)) / (std change) of every
+        channel, the calendar's as levels. The difference of the first step is to ``before (C,)``, the
+        step before; without one it is 0.
+        """
         if not self.channels:
             return values
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        scaled: NDArray[np.float32] = (np.asarray(values, np.float32) - mean) / std
-        return scaled
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        level = (np.asarray(values, np.float64) - mean) / std
+        if self.inputs == "level":
+            scaled: NDArray[np.float32] = level.astype(np.float32)
+            return scaled
+        plain = self.channels - (WAVES if self.calendar else 0)
+        first = level[:1] if before is None else (np.asarray(before, np.float64)[None] - mean) / std
+        moved = np.diff(level[:, :plain], axis=0, prepend=first[:, :plain]) / np.asarray(self.change[:plain])
+        parts = (level[:, : self.targets], moved, level[:, plain:])
+        joined: NDArray[np.float32] = np.concatenate(parts, 1).astype(np.float32)
+        return joined
 
 
 @dataclass(frozen=True, kw_only=True)

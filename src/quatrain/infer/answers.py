@@ -13,8 +13,6 @@ from torch import Tensor
 
 from quatrain import checkpoint
 from quatrain.data.batches import padded
-from quatrain.data.corpus import ending
-from quatrain.data.readers import audio, folder, jsonl, series, table, ucr
 from quatrain.data.readers._item import Item
 from quatrain.data.sequences import Meaning, meaning_from_dict
 from quatrain.errors import DataError
@@ -87,11 +85,13 @@ class Predictor:
             return self._unscaled(self.model.forecasts(x[:, -1], inputs[:, -1])[0])
 
     def stream(self, rows: Iterable[NDArray[Any]]) -> Iterator[Forecast]:
-        """A forecast after every row ``(C,)`` as it arrives; the state is all that is kept."""
+        """A forecast after every row ``(C,)`` as it arrives; the state and that row are all that is kept."""
         state: State = self.model.initial_state(1)
+        before: NDArray[Any] | None = None
         with torch.no_grad(), evaluating(self.model):
             for row in rows:
-                inputs = torch.from_numpy(self.meaning.normalised(row[None])).to(self.model.device)
+                inputs = torch.from_numpy(self.meaning.normalised(row[None], before)).to(self.model.device)
+                before = row
                 output, state = self.model.step(inputs, state)
                 yield self._unscaled(output[0])
 
@@ -121,71 +121,6 @@ class Predictor:
         if item.rate != self.meaning.rate:
             rate = f"{item.rate} samples a second, the model was trained on {self.meaning.rate}"
             raise DataError(f"{item.where}: has {rate}")
-
-
-def predict(checkpoint: str | Path, input: str | Path) -> list[dict[str, Any]] | Forecast:
-    """What the model of a checkpoint says about a file: a row for each sequence in it, or a `Forecast`.
-
-    The rows are those of `Predictor.answers`. Raises DataError for a file that the model cannot read,
-    CheckpointError as `quatrain.load`.
-    """
-    predictor, path = Predictor(checkpoint), Path(input)
-    if predictor.task == "forecast":
-        return predictor.forecast(read_context(path, predictor.meaning, predictor.context))
-    return list(predictor.answers(read_inputs(path, predictor.meaning)))
-
-
-def read_inputs(path: Path, meaning: Meaning) -> Iterator[Item]:
-    """The inputs in a file, labels not asked for: JSON Lines, CSV, .ts, WAV, FLAC, else one text."""
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a directory; name files' if path.is_dir() else 'does not exist'}")
-    kind = ending(path)
-    if kind in (".jsonl", ".ndjson"):
-        yield from jsonl.read(path, meaning.features)
-    elif kind in table.ENDINGS:
-        opened = table.open_table(path)
-        yield from series.read_rows(opened, series.label_column(opened, ()))
-    elif kind == ".ts":
-        yield from ucr.read(path)
-    elif kind in audio.ENDINGS:
-        values, rate = audio.read(path, meaning.features)
-        yield Item(values, None, str(path), rate=rate)
-    else:
-        yield Item(folder.text(path), None, str(path))
-
-
-def read_context(path: Path, meaning: Meaning, keep: int) -> NDArray[np.float32]:
-    """The last ``keep`` rows of a series ``(T, C)``. Raises DataError where a column is missing."""
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a directory; name files' if path.is_dir() else 'does not exist'}")
-    opened = table.open_table(path)
-    named = [name for name in meaning.columns if name in opened.columns]
-    plain = len(meaning.columns) - (6 if meaning.calendar else 0)
-    if len(named) < plain:
-        missing = next(name for name in meaning.columns if name not in opened.columns)
-        raise DataError(f"{path}: has no column {missing!r}, which the model reads")
-    columns = series.Columns(tuple(named), (), table.time_column(opened), meaning.calendar)
-    held = np.zeros((0, len(meaning.columns)), dtype=np.float32)
-    for item in series.read_series(opened, columns):
-        held = np.concatenate((held, item.values))[-keep:]
-    return held
-
-
-def parse_row(line: str, meaning: Meaning, where: str) -> NDArray[np.float64]:
-    """A line of numbers with commas between them as a step ``(C,)``. Raises DataError naming the cell."""
-    cells = line.strip().split(",")
-    if len(cells) != len(meaning.columns):
-        names = ", ".join(meaning.columns)
-        raise DataError(f"{where}: {len(cells)} cells; the model reads {len(meaning.columns)}: {names}")
-    values = np.empty(len(cells))
-    for index, (name, cell) in enumerate(zip(meaning.columns, cells, strict=True)):
-        try:
-            values[index] = float(cell)
-        except ValueError:
-            values[index] = np.nan
-        if not np.isfinite(values[index]):
-            raise DataError(f"{where}, column {name!r} = {cell!r}: must be a finite number")
-    return values
 
 
 def csv_lines(forecast: Forecast) -> Iterator[Sequence[object]]:

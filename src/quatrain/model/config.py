@@ -31,6 +31,9 @@ class ModelConfig:
     channels: Annotated[int, "numbers of one step; 0: a step is a token; set by the data"] = 0
     outputs: Annotated[int, "numbers the head gives; 0: the vocabulary; set by the data"] = 0
     horizon: Annotated[int, "steps that a forecast reaches; set by the data"] = 0
+    anchors: Annotated[
+        int, "leading channels that a forecast starts from and the mixers do not see; set by the data"
+    ] = 0
     pool: Annotated[Literal["mean", "max", "last"], "how a class is read from all steps"] = "mean"
     width: Annotated[int, "numbers that describe one token between layers"] = 256
     layers: Annotated[int, "number of mixers, one after the other"] = 4
@@ -55,7 +58,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "layers"):
             check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
-        for name in ("channels", "outputs", "horizon"):
+        for name in ("channels", "outputs", "horizon", "anchors"):
             check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "must be 0 or more")
         check(self.task in TASK_NAMES, "model.task", self.task, f"must be one of {', '.join(TASK_NAMES)}")
         check(self.pool in ("mean", "max", "last"), "model.pool", self.pool, "must be one of mean, max, last")
@@ -81,15 +84,19 @@ class ModelConfig:
 
     def _check_task(self) -> None:
         if self.task == "lm":
-            for name in ("channels", "outputs", "horizon"):
+            for name in ("channels", "outputs", "horizon", "anchors"):
                 check(
                     getattr(self, name) == 0, f"model.{name}", getattr(self, name), "is 0 in a language model"
                 )
             return
         check(self.outputs >= 1, "model.outputs", self.outputs, f"must be at least 1 for task {self.task}")
+        rule = "is 0 where nothing is forecast"
+        check(self.task == "forecast" or self.anchors == 0, "model.anchors", self.anchors, rule)
         if self.task == "forecast":
             check(self.horizon >= 1, "model.horizon", self.horizon, "must be at least 1 in a forecast")
             each = self.horizon * FORECAST_WIDTH
+            rule = f"must be below model.channels = {self.channels}"
+            check(self.anchors < self.channels, "model.anchors", self.anchors, rule)
             proper = self.outputs % each == 0 and 1 <= self.outputs // each <= self.channels
             rule = f"must be a multiple of model.horizon x {FORECAST_WIDTH} for 1 to {self.channels} channels"
             check(proper, "model.outputs", self.outputs, rule)
@@ -140,6 +147,11 @@ class ModelConfig:
     def head_outputs(self) -> int:
         """Numbers that the head gives for one vector: the vocabulary, or what the task needs."""
         return self.vocab if self.task == "lm" else self.outputs
+
+    @property
+    def read_channels(self) -> int:
+        """Numbers of a step that the input projection reads."""
+        return self.channels - self.anchors
 
     @property
     def target_channels(self) -> int:

@@ -16,8 +16,9 @@ _CAUSAL_TASKS = ("lm", "forecast")  # others may look at the whole sequence
 class SequenceModel(nn.Module):
     """head(backbone(embedding(inputs))) for any pattern of mixers and any task of `quatrain.data.task.TASKS`.
 
-    Inputs are tokens ``(B, T)`` where ``config.channels`` is 0, else numbers ``(B, T, C)``. What comes out,
-    by task (K = ``config.outputs``; H horizon, M target channels, 6 = mean and five quantiles):
+    Inputs are tokens ``(B, T)`` where ``config.channels`` is 0, else numbers ``(B, T, C)``, of which a
+    forecast does not read the first ``config.anchors``: it only starts from them. What comes out, by
+    task (K = ``config.outputs``; H horizon, M target channels, 6 = mean and five quantiles):
 
     - lm: ``(B, T, V)``, logits of the next token
     - tag, transcribe: ``(B, T, K)``, logits of each step's tag, or of its symbol with the blank as symbol 0
@@ -39,7 +40,7 @@ class SequenceModel(nn.Module):
             check(fits, f"model.mixer.{kind}.causal", causal, f"must be true in {what}")
         self.config = config
         self.embedding: nn.Embedding | nn.Linear = (
-            nn.Linear(config.channels, config.width)
+            nn.Linear(config.read_channels, config.width)
             if config.channels
             else nn.Embedding(config.vocab, config.width)
         )
@@ -146,7 +147,7 @@ class SequenceModel(nn.Module):
         out. Training costs about three times as much, four times with ``checkpoint_layers``.
         """
         config = self.config
-        outside = config.channels + (0 if config.task == "classify" else config.head_outputs)
+        outside = config.read_channels + (0 if config.task == "classify" else config.head_outputs)
         return self.backbone.flops_per_token(context) + 2 * config.width * outside
 
     @property
@@ -168,7 +169,7 @@ class SequenceModel(nn.Module):
                 raise ShapeError(
                     f"inputs: {got}: must be {self.config.channels} floating-point numbers a step"
                 )
-            return self.embedding(inputs)  # type: ignore[no-any-return]  # Module call is Any
+            return self.embedding(inputs[..., self.config.anchors :])  # type: ignore[no-any-return]
         if inputs.dtype not in (torch.int64, torch.int32):
             raise ShapeError(f"tokens: dtype {inputs.dtype}: must be torch.int64 or torch.int32")
         if inputs.device.type == "cpu":

@@ -87,9 +87,10 @@ def _labelled(model: SequenceModel, file: SequenceFile, part: Part, batch: int, 
     loss, weight, steps = 0.0, 0, 0
     for at in range(0, len(order), batch):
         block = collate(file, order[at : at + batch])
-        x, _ = model.hidden(block.inputs, lengths=block.lengths, keep_state=False)
-        mean = OBJECTIVES[file.task](model, x, *block)
-        output = model.read(x, block.inputs, block.lengths)
+        there = block.to(model.device)
+        x, _ = model.hidden(there.inputs, lengths=there.lengths, keep_state=False)
+        mean = OBJECTIVES[file.task](model, x, *there)
+        output = model.read(x, there.inputs, there.lengths).cpu()
         count = judge.add(block, output)
         loss, weight, steps = loss + mean.item() * count, weight + count, steps + block.steps
     return TaskScore(loss / max(1, weight), judge.result(), len(indices), total, steps)
@@ -139,11 +140,12 @@ def _forecasts(
     loss = 0.0
     for at in range(0, len(found), batch):
         block = windows(file, found[at : at + batch], sequence)
-        x, _ = model.hidden(block.inputs, keep_state=False)
-        forecast = model.forecasts(x[:, -1], block.inputs[:, -1])  # (B, H, M, 6)
+        inputs = block.inputs.to(model.device)
+        x, _ = model.hidden(inputs, keep_state=False)
+        forecast = model.forecasts(x[:, -1], inputs[:, -1]).float().cpu()  # (B, H, M, 6)
         truth = block.targets[:, sequence:]
         loss += forecast_loss(forecast, truth).item() * len(truth)
-        judge.add(truth.numpy(), forecast.float().numpy())
+        judge.add(truth.numpy(), forecast.numpy())
     return TaskScore(loss / len(found), judge.result(), len(found), total, len(found) * sequence)
 
 

@@ -7,7 +7,7 @@ from quatrain.model.config import FORECAST_WIDTH, ModelConfig
 
 
 def shaped(config: ModelConfig, meaning: Meaning) -> ModelConfig:
-    """``config`` with task, vocabulary, channels, outputs and horizon as the data needs them.
+    """``config`` with task, vocabulary, channels, anchors, outputs and horizon as the data needs them.
 
     Raises ConfigError where one of them was set to something else.
     """
@@ -19,7 +19,8 @@ def shaped(config: ModelConfig, meaning: Meaning) -> ModelConfig:
         outputs = meaning.horizon * meaning.targets * FORECAST_WIDTH
     wanted = {
         "task": task,
-        "channels": meaning.channels,
+        "channels": meaning.width,
+        "anchors": meaning.anchors,
         "outputs": outputs,
         "horizon": meaning.horizon if task == "forecast" else 0,
     }

@@ -30,6 +30,9 @@ class TrainConfig:
     beta2: Annotated[float, "AdamW's memory of its square, in [0, 1)"] = 0.98
     clip: Annotated[float, "largest global gradient norm; inf turns clipping off"] = 1.0
     dtype: Annotated[Literal["float32", "bfloat16"], "of matrix products; weights stay float32"] = "float32"
+    init_from: Annotated[
+        str, "a checkpoint whose weights the run begins with; empty: they are drawn from the seed"
+    ] = ""
     seed: Annotated[int, "of the weights, the order of the data and dropout"] = 0
     eval_every: Annotated[int, "steps between two looks at the validation part"] = 100
     eval_tokens: Annotated[int, "tokens of one look at the validation part"] = 16_384

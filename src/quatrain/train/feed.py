@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quatrain.config.check import check
@@ -13,9 +15,11 @@ from quatrain.data.prepare import Data
 from quatrain.data.sampler import Streams, Windows
 from quatrain.data.sequences import SequenceFile, meaning_to_dict
 from quatrain.data.task import TASKS
+from quatrain.data.tokenizer import COMPLEMENT, Tokenizer
 from quatrain.data.tokens import TokenFile
 from quatrain.errors import ConfigError
 from quatrain.model.config import ModelConfig
+from quatrain.model.device import to_device
 from quatrain.model.lm import LanguageModel
 from quatrain.model.objective import objective
 from quatrain.model.sequence import SequenceModel
@@ -77,11 +81,14 @@ class TextFeed:
             raise ConfigError(
                 f"model.vocab = {self.model.vocab}: must be at least {data.vocab}, that of {data.name}"
             )
+        rule = "is for windows of DNA, which train.carry_state = true does not draw"
+        wanted = config.data.reverse_complement
+        check(wanted != "on" or not settings.carry_state, "data.reverse_complement", wanted, rule)
         part, sequence, batch = data.part("train"), settings.sequence, settings.batch
         self.sampler = (
             Streams(part, sequence, batch)
             if settings.carry_state
-            else Windows(part, sequence, batch, settings.seed)
+            else Windows(part, sequence, batch, settings.seed, complement=_complement(config, tokenizer))
         )
         rows = settings.batch // settings.accumulate
         self.validation = Validation(data.part("valid"), settings.sequence, settings.eval_tokens, rows)
@@ -93,6 +100,7 @@ class TextFeed:
         assert isinstance(model, LanguageModel)
         settings = self.settings
         inputs, targets, fresh = self._batch(step)
+        inputs, targets = (to_device(each, model.device) for each in (inputs, targets))
         parts, total = settings.accumulate, 0.0
         for part in range(parts):
             rows = slice(part * len(inputs) // parts, (part + 1) * len(inputs) // parts)
@@ -135,7 +143,16 @@ class TextFeed:
         state = self.carry[part]
         if state is None or fresh.all():
             return None
-        return _carry.reset(state, model.initial_state(len(fresh)), fresh) if fresh.any() else state
+        if not fresh.any():
+            return state
+        return _carry.reset(state, model.initial_state(len(fresh)), to_device(fresh, model.device))
+
+
+def _complement(config: RunConfig, tokenizer: Tokenizer) -> NDArray[np.uint8] | None:
+    """What reads DNA from the other strand too; None for other texts, or where it is off."""
+    wanted, dna = config.data.reverse_complement, tokenizer.name == "dna"
+    check(dna or wanted != "on", "data.reverse_complement", wanted, "is for DNA")
+    return COMPLEMENT if dna and wanted != "off" else None
 
 
 class TaskFeed:
@@ -167,7 +184,7 @@ class TaskFeed:
         for part in range(parts):
             low, high = part * rows // parts, (part + 1) * rows // parts
             with autocast():
-                loss = objective(model, *batch.rows(low, high))
+                loss = objective(model, *batch.rows(low, high).to(model.device))
             share = (high - low) / rows
             torch.autograd.backward(loss * share)
             total += loss.item() * share

@@ -17,15 +17,19 @@ from quatrain import checkpoint
 from quatrain.config.check import check
 from quatrain.config.schema import digest, to_dict
 from quatrain.data.prepare import Data, prepare
+from quatrain.data.tokenizer import Tokenizer
 from quatrain.errors import DataError
 from quatrain.model.count import parameters
+from quatrain.model.device import choose
 from quatrain.model.init import initialise
 from quatrain.model.sequence import build
 from quatrain.records import Writer
+from quatrain.tasks.spelling import tokenizer_of
 from quatrain.train import _carry, _health, _machine, optim, run_dir
 from quatrain.train._signals import Interrupted, StopSignals
 from quatrain.train.config import RunConfig
 from quatrain.train.feed import feed_of
+from quatrain.train.warm_start import warm_start
 
 Events = Callable[[dict[str, object]], None]
 
@@ -65,14 +69,15 @@ def train(
     *,
     data: Data | None = None,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> Result:
     """Train a model in ``out``, or go on where the run in ``out`` stopped.
 
     Killed at any moment and called again, a run gives the losses and weights of an uninterrupted one, bit for
     bit, on the same machine and versions: a step depends only on weights, moments and carried state, which a
     checkpoint holds whole, on (seed, step), which draws the batch and dropout, and on the thread count, which
-    is restored. Deterministic kernels are on while it runs. The first SIGINT or SIGTERM ends the step, saves
-    and raises Interrupted.
+    is restored. Deterministic kernels are on while it runs. On a GPU, whose kernels may add in any order, the
+    same holds up to rounding. The first SIGINT or SIGTERM ends the step, saves and raises Interrupted.
 
     Args:
         config: model, data and optimisation; must equal that of a run already in ``out``.
@@ -82,6 +87,7 @@ def train(
         stop_at: a step to stop and save at, to go on later; the whole run by default.
         data: prepared data in place of ``config.data``, shared between runs.
         threads: CPU threads; by default those of the run so far, else torch's own number.
+        device: "cpu", "cuda", or "auto": that of the run so far where usable, else CUDA where usable.
 
     Raises:
         ConfigError: another config or process in ``out``, or settings that contradict each other or the data.
@@ -100,10 +106,12 @@ def train(
         if saved and saved.step >= config.train.steps:
             progress = Progress(**saved.meta["progress"])
             return Result("finished", out, saved.path, progress, saved.step, _machine.peak_memory_bytes())
-        wanted = threads or (saved.meta["machine"]["threads"] if saved else torch.get_num_threads())
-        with _machine.numerics(wanted):
-            ready = data or prepare(config.data, out / run_dir.DATA)
-            run = _Run(config, out, ready, saved, events or (lambda row: None))
+        machine = saved.meta["machine"] if saved else {}
+        wanted = threads or machine.get("threads") or torch.get_num_threads()
+        chosen = choose(device, run_dir.device_of(out))
+        with _machine.numerics(wanted, chosen):
+            ready = data or prepare(config.data, out / run_dir.DATA, _tokenizer(config))
+            run = _Run(config, out, ready, saved, chosen, events or (lambda row: None))
             try:
                 return run.until(min(stop_at or config.train.steps, config.train.steps), stop)
             finally:
@@ -119,6 +127,7 @@ class _Run:
         out: Path,
         data: Data,
         saved: "checkpoint.Checkpoint | None",
+        device: torch.device,
         events: Events,
     ) -> None:
         settings = config.train
@@ -127,10 +136,14 @@ class _Run:
         self.task = self.feed.model.task
         self.model = build(self.feed.model)
         initialise(self.model, settings.seed)
-        self.model.train()
+        begun = ""
+        if settings.init_from and saved is None:
+            begun = warm_start(self.model, self.feed.meta(), settings.init_from)
+        self.device = device
+        self.model.to(device).train()
         self.optimizer = optim.optimizer(self.model, settings)
         self.progress = Progress()
-        self.machine = _machine.describe()
+        self.machine = _machine.describe(device)
         self.last_good: Path | None = None
         if saved:
             self._restore(saved)
@@ -138,6 +151,8 @@ class _Run:
         run_dir.write_config(out, config)
         self.writer = Writer(out / run_dir.RECORDS, truncate_to=self.progress.records)
         self._announce(saved)
+        if begun:
+            self.events({"kind": "note", "text": begun})
 
     # -- beginning and end
 
@@ -154,6 +169,7 @@ class _Run:
             tensors = saved.tensors("carry")
             rows = self.config.train.batch // self.config.train.accumulate
             like = self.model.initial_state(rows)
+            tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
             carry = [_carry.rebuild(like, tensors, str(part)) for part in range(len(self.feed.carry))]
             self.feed.carry = carry
         self.progress = Progress(**meta["progress"])
@@ -163,7 +179,7 @@ class _Run:
 
     def _announce(self, saved: "checkpoint.Checkpoint | None") -> None:
         if saved:
-            for difference in _machine.differences(saved.meta["machine"]):
+            for difference in _machine.differences(saved.meta["machine"], self.machine):
                 text = f"{difference}: the last bits may differ from an uninterrupted run"
                 self.events({"kind": "note", "text": text})
             self.events({"kind": "resume", "steps": self.config.train.steps, **asdict(self.progress)})
@@ -248,7 +264,7 @@ class _Run:
 
     def _autocast(self) -> AbstractContextManager[object]:
         half = self.config.train.dtype == "bfloat16"
-        return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
     # -- looking and saving
 
@@ -310,6 +326,14 @@ class _Run:
         }
         self.last_good = checkpoint.save(self.out, self.progress.step, tensors, meta)
         checkpoint.prune(self.out, self.config.train.keep, protect=[self.progress.best_step])
+
+
+def _tokenizer(config: RunConfig) -> Tokenizer | None:
+    """Fine-tuning reads a text in the tokens of the model that it begins from, unless it names others."""
+    if not config.train.init_from or config.data.tokenizer != "auto":
+        return None
+    found = tokenizer_of(config.train.init_from)
+    return found if found.name == "bpe" else None
 
 
 def _mix(seed: int, step: int) -> int:

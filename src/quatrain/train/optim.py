@@ -105,7 +105,9 @@ def load_state(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapp
             if tensors[key].shape != shape:
                 got = tuple(tensors[key].shape)
                 raise CheckpointError(f"optimizer state {key} has shape {got}, not {tuple(shape)}")
-        optimizer.state[parameter] = {moment: tensors[key].clone() for moment, key in keys.items()}
+        optimizer.state[parameter] = {
+            moment: tensors[key].to(parameter.device, copy=True) for moment, key in keys.items()
+        }
         left.difference_update(present)
     if left:
         raise CheckpointError(f"optimizer state {min(left)} belongs to no parameter of this model")

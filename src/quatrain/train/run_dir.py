@@ -116,6 +116,15 @@ def stored_config(out: Path) -> RunConfig:
     return from_dict(RunConfig, values)
 
 
+def device_of(out: Path) -> str:
+    """ "cpu" or "cuda", on which the run in ``out`` went so far; "" where there is none."""
+    newest = latest(out) if out.is_dir() else None
+    if newest is None:
+        return ""
+    machine = read(newest, groups=()).meta.get("machine") or {}
+    return str(machine.get("device", "cpu")).partition(" ")[0]
+
+
 def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested tables as dotted keys."""
     items: dict[str, object] = {}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quatrain.errors import DataError
+from quatrain.model.device import to_device
 from quatrain.model.lm import LanguageModel
 
 
@@ -49,6 +50,7 @@ class Validation:
         with torch.no_grad():
             for at in range(0, len(self._windows), self._rows):
                 inputs, targets = self._batch(at)
+                inputs, targets = (to_device(each, model.device) for each in (inputs, targets))
                 loss, _ = model.loss(inputs, targets, keep_state=False)
                 total += loss.item() * len(inputs)
         model.train(training)

@@ -16,6 +16,7 @@ from quatrain.data.readers import audio
 from quatrain.data.readers._item import Item, finite, label_of, lines, part_of, text_of
 from quatrain.errors import DataError
 
+ENDINGS = (".jsonl", ".ndjson")
 KNOWN = ("text", "values", "audio", "label", "labels", "split")
 
 
@@ -31,6 +32,33 @@ def read(path: Path, features: str) -> Iterator[Item]:
     for number, line in lines(path):
         where = f"{path}, line {number}"
         yield item(_object(line, where), where, path.parent, features)
+
+
+def begins_with_text(path: Path) -> bool:
+    """Whether the first line is an object with a string ``text``; False also for what cannot be read."""
+    try:
+        for number, line in lines(path):
+            return isinstance(_object(line, f"{path}, line {number}").get("text"), str)
+    except DataError:
+        pass
+    return False
+
+
+def texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Where each line of a file stands, and its ``text``. Raises DataError for a line without one."""
+    for number, line in lines(path):
+        where = f"{path}, line {number}"
+        yield where, text_in(_object(line, where), where)
+
+
+def text_in(row: dict[str, Any], where: str) -> str:
+    """The ``text`` of a line. Raises DataError where it has none, or an empty one."""
+    text = row.get("text")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: needs text (a string)")
+    if not text:
+        raise DataError(f"{where}: the text is empty")
+    return text
 
 
 def item(row: dict[str, Any], where: str, folder: Path, features: str) -> Item:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quatrain.config.check import closest
 from quatrain.data.readers._item import Item, label_of, part_of
-from quatrain.data.readers.table import Table, moments, time_column
+from quatrain.data.readers.table import Table, first_cell, moments, time_column
 from quatrain.errors import DataError
 
 _DAY, _WEEK, _YEAR = 86_400.0, 604_800.0, 365.2425 * 86_400
@@ -32,38 +32,46 @@ class Columns:
         return [*self.targets, *self.others, *(CALENDAR if self.calendar else ())]
 
 
-def columns_of(table: Table, target: Sequence[str], calendar: bool) -> Columns:
+def columns_of(table: Table, target: Sequence[str], calendar: bool, others: bool = True) -> Columns:
     """The columns of a series. Raises DataError for a target that is no column or holds no numbers."""
     time = time_column(table)
     numeric = [name for name in table.numeric if name != time]
     for name in target:
         _require(table, name)
         if name not in numeric:
-            cell = next(table.blocks((), (name,))).strings[0][0]
+            cell = first_cell(table, name)
             raise DataError(f"{table.path}, row 1, column {name!r} = {cell!r}: must be a finite number")
     targets = tuple(target) or tuple(numeric)
     if not targets:
         raise DataError(f"{table.path}: no column holds numbers; found {', '.join(table.columns)}")
     if calendar and not time:
         raise DataError(f"{table.path}: data.calendar = true needs a column with times; there is none")
-    return Columns(targets, tuple(name for name in numeric if name not in targets), time, calendar)
+    rest = tuple(name for name in numeric if name not in targets) if others else ()
+    return Columns(targets, rest, time, calendar)
 
 
 def read_series(table: Table, columns: Columns) -> Iterator[Item]:
     """The rows as one series, block by block. Raises DataError where the times do not rise."""
-    names = (*columns.targets, *columns.others)
+    names = [*columns.targets, *columns.others]
     before = -np.inf
     held: Item | None = None
-    for block in table.blocks(names, (columns.time,) if columns.time else ()):
+    counted = columns.time in table.numeric  # times as plain numbers are read with the others
+    if counted:
+        names.append(columns.time)
+    for block in table.blocks(names, (columns.time,) if columns.time and not counted else ()):
         values = block.numbers
         if columns.time:
-            when = moments(block.strings[0], columns.time, table.path, block.first)
+            if counted:
+                values, when = values[:, :-1], values[:, -1]
+            else:
+                when = moments(block.strings[0], columns.time, table.path, block.first)
             steps = np.diff(when, prepend=before)
             if (steps <= 0).any():
                 at = int(np.argmax(steps <= 0))
+                cell = f"{when[at]:.15g}" if counted else block.strings[0][at]
                 raise DataError(
-                    f"{table.path}, row {block.first + at}, column {columns.time!r} = "
-                    f"{block.strings[0][at]!r}: is not later than the row before"
+                    f"{table.path}, row {block.first + at}, column {columns.time!r} = {cell!r}: "
+                    f"is not later than the row before"
                 )
             before = when[-1]
             if columns.calendar:
