@@ -1,6 +1,6 @@
 """Compare the architectures on real files, each as a new user would, and publish what came out.
 
-    python benchmarks/real_data.py DATA_DIR WORK_DIR [NAME ...] [--budget 10m] [--threads N]
+    python benchmarks/real_data.py DATA_DIR WORK_DIR [NAME ...] [--budget 10m] [--evaluation 60s] [--threads N]
 
 DATA_DIR is the folder of data sets that ``convert_data.py`` reads; what it makes of them and the comparisons
 go to WORK_DIR. Without names all of `CASES` run, a quarter of an hour each. Stopped
@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("work", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CASES))
     parser.add_argument("--budget", default="10m")
+    parser.add_argument("--evaluation", default="60s", help="most time for all but training, roughly")
     parser.add_argument("--threads", default="")
     parser.add_argument("--dry", action="store_true", help="print the commands alone")
     asked = parser.parse_args()
@@ -98,7 +99,17 @@ def run(name: str, asked: argparse.Namespace) -> bool:
     """One comparison and its results; whether it ended well."""
     case, out = CASES[name], asked.work / "runs" / name
     command = ["compare", str(source_of(case, asked.work / "data")), "--out", str(out)]
-    command += ["--budget", asked.budget, "--params", case.params, "--mixers", case.mixers, *case.more]
+    command += [
+        "--budget",
+        asked.budget,
+        "--evaluation",
+        asked.evaluation,
+        "--params",
+        case.params,
+        "--mixers",
+        case.mixers,
+        *case.more,
+    ]
     if case.source == "wikitext2.txt":
         command += ["--data.fractions", fractions(asked.work / "data")]
     if asked.threads:
