@@ -1,6 +1,6 @@
 """Compare the architectures on real files, each as a new user would, and publish what came out.
 
-    python benchmarks/real_data.py DATA_DIR WORK_DIR [NAME ...] [--budget 10m] [--evaluation 60s] [--threads N]
+    python benchmarks/real_data.py DATA_DIR WORK_DIR [NAME ...] [--budget 10m] [--evaluation 60s]
 
 DATA_DIR is the folder of data sets that ``convert_data.py`` reads; what it makes of them and the comparisons
 go to WORK_DIR. Without names all of `CASES` run, a quarter of an hour each. Stopped
