@@ -11,9 +11,8 @@ from quatrain.kernels import rms_norm
 from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.kernels.linear_step import linear
-from quatrain.kernels.rms_norm import cpu as rms_norm_cpu
 from quatrain.mixers._run import RecordedRun, Run
-from quatrain.model.backbone import Block, GatedMLP, RMSNorm, State
+from quatrain.model.backbone import Block, GatedMLP, RMSNorm, State, record_mlp, record_norm
 from quatrain.model.lm import LanguageModel
 
 Map = Callable[[Tensor], Tensor]
@@ -89,31 +88,18 @@ class _Record:
         batch, width = len(self._token), model.config.width
         table, head = model.embedding.weight, model.head_weight
         x = tape.embed(self._token, table, tape.buffer("stream", batch, width, dtype=table.dtype))
-        for block, run in zip(backbone.blocks, self._runs, strict=True):
-            if block.norm is None:
-                x = run.record(tape, x, None)
-                continue
-            x = run.record(tape, _write_norm(tape, block.norm, x), x)
-            if block.mlp is not None and block.mlp_norm is not None:
-                x = _write_mlp(tape, block.mlp, _write_norm(tape, block.mlp_norm, x), x)
+        for index, (block, run) in enumerate(zip(backbone.blocks, self._runs, strict=True)):
+            if block.norm is None:  # two buffers in turns: the core does not write what it reads
+                y = tape.buffer(("even", "odd")[index % 2], batch, width, dtype=x.dtype)
+                run.record(tape, x, y, add=False)
+                x = y
+            else:
+                run.record(tape, record_norm(tape, block.norm, x), x, add=True)
+                record_mlp(tape, block, x)
         if backbone.norm is not None:
-            x = _write_norm(tape, backbone.norm, x)
+            x = record_norm(tape, backbone.norm, x)
         logits = tape.buffer("logits", batch, len(head), dtype=head.dtype)
         return linear_step.record(tape, x, head, None, logits)
-
-
-def _write_norm(tape: Tape, norm: RMSNorm, x: Tensor) -> Tensor:
-    return rms_norm_cpu.record(tape, x, norm.weight, norm.eps, tape.buffer("norm", *x.shape, dtype=x.dtype))
-
-
-def _write_mlp(tape: Tape, mlp: GatedMLP, x: Tensor, add: Tensor) -> Tensor:
-    gate, up = (
-        linear_step.record(
-            tape, x, one.weight, None, tape.buffer(name, len(x), one.out_features, dtype=x.dtype)
-        )
-        for name, one in (("gate", mlp.gate), ("up", mlp.up))
-    )
-    return linear_step.record(tape, tape.silu_gate(gate, up, gate), mlp.down.weight, add, add)
 
 
 def _layer(block: Block, mix: Run[Any]) -> Map:

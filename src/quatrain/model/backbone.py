@@ -9,7 +9,11 @@ from torch.utils.checkpoint import checkpoint
 
 from quatrain.errors import ShapeError, StateError
 from quatrain.kernels import rms_norm
+from quatrain.kernels._core.tape import Tape
+from quatrain.kernels.linear_step import cpu as linear_step
+from quatrain.kernels.rms_norm import cpu as rms_norm_cpu
 from quatrain.mixers import mixer_class
+from quatrain.mixers._recorded import Recorded, Step, plain
 from quatrain.model.config import ModelConfig
 
 State = tuple[tuple[Tensor, ...], ...]  # one state per layer, each its mixer's NamedTuple, batch first
@@ -66,6 +70,7 @@ class Block(nn.Module):
         mlp = config.has_mlp(kind)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps) if mlp else None
         self.mlp = GatedMLP(config.width, config.inner) if mlp else None
+        self._recorded = Recorded()
 
     def forward(
         self,
@@ -81,8 +86,29 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One token: ``x (B, D)``."""
+        if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
+            done: tuple[Tensor, tuple[Tensor, ...]] | None = self._recorded.step(self, x, state)
+            if done is not None:
+                return done
         y, state = self.mixer.step(x if self.norm is None else self.norm(x), state)
         return self._add(x, y), state
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[Any] | None:
+        mlp = self.mlp
+        if mlp is not None and not (type(mlp) is GatedMLP and plain(mlp.gate, mlp.up, mlp.down)):
+            return None
+        norms = (norm for norm in (self.norm, self.mlp_norm) if norm is not None)
+        if any(type(norm) is not RMSNorm for norm in norms):
+            return None
+        return self.mixer._recorded_step(batch, dtype)
+
+    def _record(self, tape: Tape, step: Step[Any], x: Tensor, y: Tensor) -> None:
+        if self.norm is None:
+            step.record(tape, x, y, add=False)
+            return
+        tape.copy(x, y)
+        step.record(tape, record_norm(tape, self.norm, x), y, add=True)
+        record_mlp(tape, self, y)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.residual:
@@ -91,6 +117,22 @@ class Block(nn.Module):
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x
+
+
+def record_norm(tape: Tape, norm: RMSNorm, x: Tensor) -> Tensor:
+    """Record a norm for steps on the CPU; returns where its result will be."""
+    return rms_norm_cpu.record(tape, x, norm.weight, norm.eps, tape.buffer("norm", *x.shape, dtype=x.dtype))
+
+
+def record_mlp(tape: Tape, block: Block, x: Tensor) -> None:
+    """Record ``x += mlp(norm(x))`` if the block has an MLP."""
+    if block.mlp is None or block.mlp_norm is None:
+        return
+    mlp, normed = block.mlp, record_norm(tape, block.mlp_norm, x)
+    gate, up = (tape.buffer(use, len(x), mlp.gate.out_features, dtype=x.dtype) for use in ("gate", "up"))
+    linear_step.record(tape, normed, mlp.gate.weight, None, gate)
+    linear_step.record(tape, normed, mlp.up.weight, None, up)
+    linear_step.record(tape, tape.silu_gate(gate, up, gate), mlp.down.weight, x, x)
 
 
 class Backbone(nn.Module):
@@ -152,11 +194,11 @@ class Backbone(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One token: ``(B, D) -> (B, D)`` and the state after it. Raises StateError for a foreign state."""
         self._check_layers(state)
-        if self.norm is not None:
+        if self.norm is not None and self.training:
             x = self.dropout(x)
         states = []
         for index, (layer, before) in enumerate(zip(self.blocks, state, strict=True)):
-            if index > 0 and self.norm is None:
+            if index > 0 and self.norm is None and self.training:
                 x = self.dropout(x)
             x, after = layer.step(x, before)
             states.append(after)
