@@ -267,14 +267,16 @@ def test_a_state_of_other_floats_is_taken(variant: str) -> None:
     layer, x = make(variant), noise(1, WIDTH)
     state = layer(noise(1, 3, WIDTH))[1]
     layer.step(x, state)
+    dtypes = {"h": torch.float32 if variant == "s6" else torch.float64, "c": torch.float64}
+    dtypes |= {"k": torch.bfloat16, "v": torch.bfloat16, "conv": torch.bfloat16, "position": torch.int32}
     for other in (
-        type(state)(*(s.double() if s.is_floating_point() else s for s in state)),
+        state._replace(**{name: s.to(dtypes[name]) for name, s in state._asdict().items()}),
         type(state)(*(torch.stack((s, s), -1)[..., 0] for s in state)),  # not dense
     ):
         y, after = layer.step(x, other)
         want, want_state = ordinary(layer, x, other)
-        close(y.float(), want.float())
-        same_state(type(after)(*(s.float() for s in after)), type(after)(*(s.float() for s in want_state)))
+        close(y, want)
+        same_state(after, want_state)
 
 
 @ONE_OF_EACH
@@ -380,7 +382,9 @@ def test_models_step_as_they_do_without_records(pattern: str, form: str, dtype: 
         want, want_state = ordinary(model, token, want_state)
         close(logits, want)
         for one, other in zip(state, want_state, strict=True):
-            same_state(one, other)
+            same_state(
+                *(type(s)(*(x.to(dtype) if x.is_floating_point() else x for x in s)) for s in (one, other))
+            )
     assert all(recorded(block) == 1 for block in model.backbone.blocks)
 
 
