@@ -12,7 +12,7 @@ from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.kernels.linear_step import linear
 from quatrain.mixers._run import RecordedRun, Run
-from quatrain.model.backbone import Block, GatedMLP, RMSNorm, State, record_mlp, record_norm
+from quatrain.model.backbone import Block, GatedMLP, RMSNorm, State
 from quatrain.model.lm import LanguageModel
 
 Map = Callable[[Tensor], Tensor]
@@ -87,19 +87,11 @@ class _Record:
         model, backbone = self._model, self._model.backbone
         batch, width = len(self._token), model.config.width
         table, head = model.embedding.weight, model.head_weight
-        x = tape.embed(self._token, table, tape.buffer("stream", batch, width, dtype=table.dtype))
-        for index, (block, run) in enumerate(zip(backbone.blocks, self._runs, strict=True)):
-            if block.norm is None:  # two buffers in turns: the core does not write what it reads
-                y = tape.buffer(("even", "odd")[index % 2], batch, width, dtype=x.dtype)
-                run.record(tape, x, y, add=False)
-                x = y
-            else:
-                run.record(tape, record_norm(tape, block.norm, x), x, add=True)
-                record_mlp(tape, block, x)
-        if backbone.norm is not None:
-            x = record_norm(tape, backbone.norm, x)
+        x = tape.embed(self._token, table, tape.buffer("embedded", batch, width, dtype=table.dtype))
+        y = tape.buffer("hidden", batch, width, dtype=table.dtype)
+        backbone.record(tape, self._runs, x, y)
         logits = tape.buffer("logits", batch, len(head), dtype=head.dtype)
-        return linear_step.record(tape, x, head, None, logits)
+        return linear_step.record(tape, y, head, None, logits)
 
 
 def _layer(block: Block, mix: Run[Any]) -> Map:

@@ -23,11 +23,15 @@ Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 _TYPES = (torch.float32, torch.bfloat16)
 
 
-class Step(Protocol[S]):
-    """One step of a mixer for one batch size, with any state."""
+class Recordable(Protocol):
+    """A mixer's step that can be recorded."""
 
     def record(self, tape: Tape, x: Tensor, y: Tensor, add: bool) -> None:
         """Record ``y (B, D) = mixer(x (B, D))``, added to y with ``add``."""
+
+
+class Step(Recordable, Protocol[S]):
+    """One step of a mixer for one batch size, with any state."""
 
     def open(self, tape: Tape) -> None:
         """Note where states stand in the tape, which is complete."""
@@ -83,16 +87,6 @@ class FixedStep(Generic[S]):
         return self._kind(*new)
 
 
-class Recordable(Protocol):
-    """What `Recorded` asks of the module whose step it makes."""
-
-    def _recorded_step(self, batch: int, dtype: torch.dtype) -> "Step[Any] | None":
-        """The mixer's step if all of it can be recorded."""
-
-    def _record(self, tape: Tape, step: "Step[Any]", x: Tensor, y: Tensor) -> None:
-        """Record the module around it: ``y`` from ``x``, both (B, D)."""
-
-
 class _Record:
     """One recorded step of a module."""
 
@@ -115,9 +109,8 @@ class _Record:
 
     def holds(self) -> bool:
         """Whether the module still is what was recorded."""
-        for hooks in self._hooks:
-            if hooks:
-                return False
+        if any(self._hooks):
+            return False
         for children, name, child in self._children:
             if children.get(name) is not child:
                 return False

@@ -82,6 +82,9 @@ class AttentionState(NamedTuple):
 
     Row b holds min(position_b, window - 1) tokens from column 0 on; rows that hold fewer than others end in
     zeros. Keys are rotated already.
+
+    After a step on the CPU without gradients both are views of buffers with room for more, which later states
+    share: a state's tensors must not be written in place. ``torch.save`` saves the room too.
     """
 
     k: Tensor  # (B, S, G, K), in the dtype of the data
