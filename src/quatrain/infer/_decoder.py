@@ -11,7 +11,6 @@ from quatrain.kernels import rms_norm
 from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.kernels.linear_step import linear
-from quatrain.kernels.rms_norm import cpu as rms_norm_cpu
 from quatrain.mixers._run import RecordedRun, Run
 from quatrain.model.backbone import Block, GatedMLP, RMSNorm, State
 from quatrain.model.lm import LanguageModel
@@ -88,32 +87,11 @@ class _Record:
         model, backbone = self._model, self._model.backbone
         batch, width = len(self._token), model.config.width
         table, head = model.embedding.weight, model.head_weight
-        x = tape.embed(self._token, table, tape.buffer("stream", batch, width, dtype=table.dtype))
-        for block, run in zip(backbone.blocks, self._runs, strict=True):
-            if block.norm is None:
-                x = run.record(tape, x, None)
-                continue
-            x = run.record(tape, _write_norm(tape, block.norm, x), x)
-            if block.mlp is not None and block.mlp_norm is not None:
-                x = _write_mlp(tape, block.mlp, _write_norm(tape, block.mlp_norm, x), x)
-        if backbone.norm is not None:
-            x = _write_norm(tape, backbone.norm, x)
+        x = tape.embed(self._token, table, tape.buffer("embedded", batch, width, dtype=table.dtype))
+        y = tape.buffer("hidden", batch, width, dtype=table.dtype)
+        backbone.record(tape, self._runs, x, y)
         logits = tape.buffer("logits", batch, len(head), dtype=head.dtype)
-        return linear_step.record(tape, x, head, None, logits)
-
-
-def _write_norm(tape: Tape, norm: RMSNorm, x: Tensor) -> Tensor:
-    return rms_norm_cpu.record(tape, x, norm.weight, norm.eps, tape.buffer("norm", *x.shape, dtype=x.dtype))
-
-
-def _write_mlp(tape: Tape, mlp: GatedMLP, x: Tensor, add: Tensor) -> Tensor:
-    gate, up = (
-        linear_step.record(
-            tape, x, one.weight, None, tape.buffer(name, len(x), one.out_features, dtype=x.dtype)
-        )
-        for name, one in (("gate", mlp.gate), ("up", mlp.up))
-    )
-    return linear_step.record(tape, tape.silu_gate(gate, up, gate), mlp.down.weight, add, add)
+        return linear_step.record(tape, y, head, None, logits)
 
 
 def _layer(block: Block, mix: Run[Any]) -> Map:

@@ -102,8 +102,7 @@ def step(
     width, wide = weight.shape[1], wide_dtype(x.dtype)
     if recorded(x, in_weight, weight, h0) or in_weight.dtype != x.dtype:
         return None
-    if h0.dtype != wide or (c0 is not None and c0.dtype != wide):
-        return None
+    h0, c0 = h0.to(wide), None if c0 is None else c0.to(wide)
     y, h = x.new_empty(len(x), width), h0.new_empty(h0.shape)
     c = None if c0 is None else torch.empty_like(h)
     if bias is not None and bias.dtype != wide:

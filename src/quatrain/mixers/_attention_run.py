@@ -40,20 +40,13 @@ class AttentionRun(RecordedRun["AttentionState"]):
         self._filled = int(n.max())
         self._furthest = int(state.position.max())
 
-    def record(self, tape: Tape, x: Tensor, add: Tensor | None) -> Tensor:
+    def record(self, tape: Tape, x: Tensor, y: Tensor, add: bool) -> None:
         """See `RecordedRun.record`."""
         mixer, config, cache = self._mixer, self._mixer.config, self._cache
-        batch, width = x.shape
-        if config.positions == "learned":
-            told = tape.buffer("told", batch, width, dtype=x.dtype)
-            x = tape.add_position(x, mixer.position_embedding, cache.position, told)
-        weight = mixer.qkv_proj.weight
-        qkv = tape.buffer("qkv", batch, len(weight), dtype=x.dtype)
-        linear_step.record(tape, x, weight, None, qkv)
+        qkv = project(tape, mixer, x, cache.position)
         base = config.rotary_base if config.positions == "rotary" else 0.0
-        y = cache.record(tape, qkv, config.heads, base)
-        out = tape.buffer("mixed", batch, width, dtype=x.dtype) if add is None else add
-        return linear_step.record(tape, y, mixer.out_proj.weight, add, out)
+        mixed = cache.record(tape, qkv, config.heads, base)
+        linear_step.record(tape, mixed, mixer.out_proj.weight, y if add else None, y)
 
     def room(self) -> float:
         """See `RecordedRun.room`: columns that are free, positions that are learned."""
@@ -83,3 +76,12 @@ class AttentionRun(RecordedRun["AttentionState"]):
         row = torch.arange(len(n))[:, None]
         k, v = (x[row, source].masked_fill(past, 0) for x in (cache.k, cache.v))
         return self._kind(k, v, cache.position.clone())
+
+
+def project(tape: Tape, mixer: "Attention", x: Tensor, position: Tensor) -> Tensor:
+    """Record the projections (B, (H + 2 G) K) of x with learned positions, if any, added to it."""
+    if mixer.config.positions == "learned":
+        told = tape.buffer("told", *x.shape, dtype=x.dtype)
+        x = tape.add_position(x, mixer.position_embedding, position, told)
+    weight = mixer.qkv_proj.weight
+    return linear_step.record(tape, x, weight, None, tape.buffer("qkv", len(x), len(weight), dtype=x.dtype))

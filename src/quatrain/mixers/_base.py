@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from quatrain.config.schema import from_dict
 from quatrain.errors import ConfigError, ShapeError
 from quatrain.kernels._batch import check_batch, mask
+from quatrain.kernels._core.tape import Tape
 from quatrain.mixers._check import check_input, check_state
+from quatrain.mixers._recorded import Recorded, Step, plain
 from quatrain.mixers._run import Run
 
 S = TypeVar("S", bound=tuple[Tensor, ...])  # each mixer's own NamedTuple, batch first
@@ -53,6 +55,7 @@ class Causal(nn.Module, Generic[S]):
         elif fields:
             raise ConfigError(f"{next(iter(fields))}: give either a config or its fields, not both")
         self.config = config
+        self._recorded = Recorded()
 
     @overload
     def forward(
@@ -122,6 +125,10 @@ class Causal(nn.Module, Generic[S]):
             ShapeError: x has a wrong shape, dtype or device.
             StateError: the state is of another mixer, batch size or configuration.
         """
+        if not torch.compiler.is_compiling():
+            done: tuple[Tensor, S] | None = self._recorded.step(self, x, state)
+            if done is not None:
+                return done
         check_input(x, self.config.width, 2, self._like)
         self._check_state(state, x.shape[0])
         return self._step(x, state)
@@ -176,6 +183,21 @@ class Causal(nn.Module, Generic[S]):
         y, after = self._forward(x[:, None], state, None, None, True)
         assert after is not None
         return y[:, 0], after
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[S] | None:
+        """The step as calls of the core, for parameters of ``dtype``, dense and on the CPU; None if it has
+        others.
+        """
+        return None
+
+    def _record(self, tape: Tape, step: Step[S], x: Tensor, y: Tensor) -> None:
+        step.record(tape, x, y, add=False)
+
+    def _is_recordable(self, kind: type["Causal[Any]"], *maps: nn.Module) -> bool:
+        """Whether this is a ``kind`` itself with plain linear maps, whose choice of implementation allows the
+        core.
+        """
+        return type(self) is kind and self.config.impl in ("auto", "cpp") and plain(*maps)
 
     def _check_state(self, state: S, batch: int) -> None:
         check_state(state, self.State, self._layout(batch, 0), self._free, self._like)

@@ -1,7 +1,8 @@
-"""The steps of S6 with its state changed in place, for generation on a CPU."""
+"""The steps of S6 and S4D as recorded calls, for generation on a CPU."""
 
+from collections.abc import Sequence
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,68 +12,105 @@ from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.mixers._run import RecordedRun
 
-if TYPE_CHECKING:
-    from quatrain.mixers.s6 import S6, S6State
-
-_pack_convolve = Struct("5P5q").pack
-_pack_select = Struct("10P7q").pack
+_pack_convolve = Struct("6P8q").pack
+_pack_select = Struct("11P9q").pack
+_pack_modes = Struct("9P7q").pack
 
 
-class S6Run(RecordedRun["S6State"]):
-    """S6's `Run`: the small parameters are widened to float32 once."""
+class S6Run(RecordedRun[Any]):
+    """S6's `Run`: the rates are computed once, the small parameters widened to float32."""
 
     @staticmethod
-    def fits(mixer: "S6", state: "S6State") -> bool:
+    def fits(mixer: Any, state: Any) -> bool:
         """Whether the core can do it for this mixer and state."""
         weights = (module.weight for module in (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj))
         states = state.h.dtype == torch.float32 and state.conv.dtype == mixer.in_proj.weight.dtype
         return not mixer.config.zoh and states and linear_step.recordable(len(state.h), *weights)
 
-    def __init__(self, mixer: "S6", state: "S6State") -> None:
+    def __init__(self, mixer: Any, state: Any) -> None:
         super().__init__()
         self._mixer, self._kind = mixer, type(state)
-        self._h, self._conv = (x.detach().clone(memory_format=torch.contiguous_format) for x in state)
+        self._tensors = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in state)
         with torch.no_grad():
-            self._a = mixer._system().contiguous()
-            self._taps = mixer.conv_weight.float().T.contiguous()  # (W, E)
-            self._conv_bias, self._skip, self._bias = (
-                x.float().contiguous() for x in (mixer.conv_bias, mixer.skip, mixer.dt_proj.bias)
-            )
+            self._rates = mixer._system().contiguous()
+            taps = mixer.conv_weight.float().T.contiguous().T  # (E, W), channels side by side
+            others = (mixer.conv_bias, mixer.skip, mixer.dt_proj.bias)
+            self._small = (taps, *(x.float().contiguous() for x in others))
 
-    def record(self, tape: Tape, x: Tensor, add: Tensor | None) -> Tensor:
+    def record(self, tape: Tape, x: Tensor, y: Tensor, add: bool) -> None:
         """See `RecordedRun.record`."""
-        mixer, dtype = self._mixer, x.dtype
-        batch, inner, state = self._h.shape
+        record_s6(tape, x, y, add, self._tensors, self._tensors, self._mixer, self._small, self._rates)
 
-        def linear(x: Tensor, weight: Tensor, use: str, add: Tensor | None = None) -> Tensor:
-            y = tape.buffer(use, batch, len(weight), dtype=dtype) if add is None else add
-            return linear_step.record(tape, x, weight, add, y)
-
-        both = linear(x, mixer.in_proj.weight, "in_proj")
-        u = self._record_convolve(tape, both)
-        selected = linear(u, mixer.x_proj.weight, "x_proj")
-        low, b, c = selected.split_with_sizes((mixer.dt_rank, state, state), 1)
-        delta = linear(low, mixer.dt_proj.weight, "dt_proj")
-        y = self._record_select(tape, u, delta, b, c, both[:, inner:])
-        return linear(y, mixer.out_proj.weight, "mixed", add)
-
-    def _record_convolve(self, tape: Tape, x: Tensor) -> Tensor:
-        batch, inner, _ = self._h.shape
-        u = tape.buffer("u", batch, inner, dtype=x.dtype)
-        tensors = (x, self._conv, u, self._taps, self._conv_bias)
-        sizes = (_core.DTYPES[x.dtype], batch, inner, len(self._taps), x.stride(0))
-        tape.add("qt_mamba_convolve", _pack_convolve(*(t.data_ptr() for t in tensors), *sizes), *tensors)
-        return u
-
-    def _record_select(
-        self, tape: Tape, u: Tensor, delta: Tensor, b: Tensor, c: Tensor, gate: Tensor
-    ) -> Tensor:
-        y = tape.buffer("y", *u.shape, dtype=u.dtype)
-        tensors = (u, delta, b, c, gate, self._a, self._skip, self._bias, self._h, y)
-        sizes = (_core.DTYPES[u.dtype], *self._h.shape, b.stride(0), gate.stride(0), torch.get_num_threads())
-        tape.add("qt_mamba_select", _pack_select(*(t.data_ptr() for t in tensors), *sizes), *tensors)
-        return y
-
-    def state(self) -> "S6State":
+    def state(self) -> Any:
         """See `Run.state`."""
-        return self._kind(self._h.clone(), self._conv.clone())
+        return self._kind(*(x.clone() for x in self._tensors))
+
+
+def record_s6(
+    tape: Tape,
+    x: Tensor,
+    y: Tensor,
+    add: bool,
+    before: Sequence[Tensor],  # h, conv
+    after: Sequence[Tensor],
+    mixer: Any,
+    small: Sequence[Tensor],  # convolution's weight and bias, skip, bias of the step size; of one dtype
+    rates: Tensor | None,  # None: computed from a_log at each step
+) -> None:
+    """Record ``y = mixer(x)``, added to y with ``add``; ``after`` may be ``before``."""
+    batch, inner, state = before[0].shape
+    taps, conv_bias, skip, bias = small
+    both = _linear(tape, x, mixer.in_proj.weight, "in_proj")
+    u = _convolve(tape, both, before[1], after[1], taps, conv_bias)
+    low, b, c = _linear(tape, u, mixer.x_proj.weight, "x_proj").split_with_sizes(
+        (mixer.dt_rank, state, state), 1
+    )
+    delta = _linear(tape, low, mixer.dt_proj.weight, "dt_proj")
+    gate = both[:, inner:]
+    mixed = tape.buffer("mixed", batch, inner, dtype=x.dtype)
+    a = mixer.a_log if rates is None else rates
+    tensors = (u, delta, b, c, gate, a, skip, bias, before[0], after[0], mixed)
+    sizes = (rates is None, batch, inner, state, b.stride(0), gate.stride(0), _core.threads())
+    row = _pack_select(*(t.data_ptr() for t in tensors), *_types(x, skip), *sizes)
+    tape.add("qt_mamba_select", row, *tensors)
+    linear_step.record(tape, mixed, mixer.out_proj.weight, y if add else None, y)
+
+
+def record_s4d(
+    tape: Tape, x: Tensor, y: Tensor, add: bool, before: Sequence[Tensor], after: Sequence[Tensor], mixer: Any
+) -> None:
+    """Record ``y = mixer(x)`` of an S4D with real modes, added to y with ``add``."""
+    batch, inner, state = before[0].shape
+    both = _linear(tape, x, mixer.in_proj.weight, "in_proj")
+    u = _convolve(tape, both, before[1], after[1], mixer.conv_weight, mixer.conv_bias)
+    gate = both[:, inner:]
+    mixed = tape.buffer("mixed", batch, inner, dtype=x.dtype)
+    tensors = (u, gate, mixer.a_log, mixer.c, mixer.skip, mixer.dt_bias, before[0], after[0], mixed)
+    sizes = (batch, inner, state, gate.stride(0), _core.threads())
+    tape.add(
+        "qt_mamba_modes",
+        _pack_modes(*(t.data_ptr() for t in tensors), *_types(x, mixer.skip), *sizes),
+        *tensors,
+    )
+    linear_step.record(tape, mixed, mixer.out_proj.weight, y if add else None, y)
+
+
+def _types(x: Tensor, small: Tensor) -> tuple[int, int]:
+    return _core.DTYPES[x.dtype], _core.DTYPES[small.dtype]
+
+
+def _linear(tape: Tape, x: Tensor, weight: Tensor, use: str) -> Tensor:
+    return linear_step.record(tape, x, weight, None, tape.buffer(use, len(x), len(weight), dtype=x.dtype))
+
+
+def _convolve(
+    tape: Tape, both: Tensor, before: Tensor, after: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """silu(conv) of the first half of ``both (B, 2 E)``, whose last inputs are ``before``, then ``after``."""
+    batch, inner, taps = len(both), *weight.shape
+    u = tape.buffer("u", batch, inner, dtype=both.dtype)
+    tensors = (both, before, after, u, weight, bias)
+    sizes = (batch, inner, taps, both.stride(0), *weight.stride())
+    row = _pack_convolve(*(t.data_ptr() for t in tensors), *_types(both, weight), *sizes)
+    tape.add("qt_mamba_convolve", row, *tensors)
+    return u

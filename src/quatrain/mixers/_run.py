@@ -5,6 +5,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from quatrain.kernels._core.tape import Tape
@@ -39,11 +40,8 @@ class RecordedRun(Run[S]):
         self._left: float = 0
 
     @abstractmethod
-    def record(self, tape: Tape, x: Tensor, add: Tensor | None) -> Tensor:
-        """Record one step: the mixer of ``x (B, D)``, plus ``add (B, D)``. Returns where the sum will be.
-
-        That may be ``add`` itself.
-        """
+    def record(self, tape: Tape, x: Tensor, y: Tensor, add: bool) -> None:
+        """Record one step: ``y (B, D)`` becomes the mixer of ``x (B, D)``, added to y with ``add``."""
 
     def room(self) -> float:
         """Steps that a record is good for, counted from now."""
@@ -59,8 +57,8 @@ class RecordedRun(Run[S]):
         if self._tape is None or self._left == 0:
             self.grow()
             self._tape, self._left = Tape(), self.room()
-            self._x = x.clone()
-            self._y = self.record(self._tape, self._x, None)
+            self._x, self._y = x.clone(), torch.empty_like(x)
+            self.record(self._tape, self._x, self._y, add=False)
         self._x.copy_(x)
         self._tape.run()
         self._left -= 1

@@ -15,9 +15,11 @@ from quatrain.kernels import attention
 from quatrain.kernels._batch import mask, pack, unpack
 from quatrain.mixers import _cache
 from quatrain.mixers._attention_run import AttentionRun
+from quatrain.mixers._attention_step import AttentionStep
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import boolean, one_of, positive, positive_int
 from quatrain.mixers._positions import angles, rotate, sinusoid
+from quatrain.mixers._recorded import Step
 from quatrain.mixers._run import Run
 
 _POSITIONS = ("rotary", "none", "sinusoidal", "learned")
@@ -80,6 +82,9 @@ class AttentionState(NamedTuple):
 
     Row b holds min(position_b, window - 1) tokens from column 0 on; rows that hold fewer than others end in
     zeros. Keys are rotated already.
+
+    After a step on the CPU without gradients both are views of buffers with room for more, which later states
+    share: a state's tensors must not be written in place. ``torch.save`` saves the room too.
     """
 
     k: Tensor  # (B, S, G, K), in the dtype of the data
@@ -128,6 +133,12 @@ class Attention(Causal[AttentionState]):
 
     def run(self, state: AttentionState) -> Run[AttentionState]:
         return AttentionRun(self, state) if AttentionRun.fits(self, state) else super().run(state)
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[AttentionState] | None:
+        fits = self.config.causal and self.config.positions != "sinusoidal"
+        if not fits or not self._is_recordable(Attention, self.qkv_proj, self.out_proj):
+            return None
+        return AttentionStep(self, batch, dtype)
 
     def _forward(
         self,

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from quatrain.kernels import gru_scan
 from quatrain.kernels._recurrent import KINDS
 from quatrain.kernels._recurrent_layer import Run, layer, step
-from quatrain.mixers import _run
+from quatrain.mixers import _recurrent_run, _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import one_of, plain_state, positive_int
 from quatrain.mixers._init import uniform_
+from quatrain.mixers._recorded import Step
 from quatrain.mixers._recurrent_run import RecurrentRun
 
 
@@ -71,6 +72,13 @@ class GRU(Causal[GRUState]):
         return RecurrentRun(
             self, state, KINDS["gru before" if before else "gru"], int(before), self.recurrent_bias
         )
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[GRUState] | None:
+        if not self._is_recordable(GRU, self.in_proj):
+            return None
+        before = self.config.reset == "before"
+        kind = KINDS["gru before" if before else "gru"]
+        return _recurrent_run.step(self, batch, kind, int(before), self.recurrent_bias)
 
     def _forward(
         self,

@@ -13,10 +13,11 @@ from quatrain.config.check import check
 from quatrain.kernels import lstm_scan
 from quatrain.kernels._recurrent import KINDS
 from quatrain.kernels._recurrent_layer import Run, layer, step
-from quatrain.mixers import _run
+from quatrain.mixers import _recurrent_run, _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import plain_state, positive_int
 from quatrain.mixers._init import uniform_
+from quatrain.mixers._recorded import Step
 from quatrain.mixers._recurrent_run import RecurrentRun
 
 
@@ -73,6 +74,11 @@ class LSTM(Causal[LSTMState]):
         if not RecurrentRun.fits(self, state):
             return super().run(state)
         return RecurrentRun(self, state, KINDS["lstm"], 0)
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[LSTMState] | None:
+        if not self._is_recordable(LSTM, self.in_proj):
+            return None
+        return _recurrent_run.step(self, batch, KINDS["lstm"], 0)
 
     def _forward(
         self,

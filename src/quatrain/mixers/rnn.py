@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from quatrain.kernels import rnn_scan
 from quatrain.kernels._recurrent import KINDS
 from quatrain.kernels._recurrent_layer import Run, layer, step
-from quatrain.mixers import _run
+from quatrain.mixers import _recurrent_run, _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import one_of, plain_state, positive_int
 from quatrain.mixers._init import orthogonal_, uniform_
+from quatrain.mixers._recorded import Step
 from quatrain.mixers._recurrent_run import RecurrentRun
 
 
@@ -69,6 +70,11 @@ class RNN(Causal[RNNState]):
         if not RecurrentRun.fits(self, state):
             return super().run(state)
         return RecurrentRun(self, state, KINDS["rnn"], int(self.config.nonlinearity == "relu"))
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[RNNState] | None:
+        if not self._is_recordable(RNN, self.in_proj):
+            return None
+        return _recurrent_run.step(self, batch, KINDS["rnn"], int(self.config.nonlinearity == "relu"))
 
     def _forward(
         self,

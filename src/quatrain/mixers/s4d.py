@@ -3,6 +3,7 @@ docs/s4d.md.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import pi
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -17,6 +18,8 @@ from quatrain.mixers import _lti
 from quatrain.mixers._check import boolean
 from quatrain.mixers._init import step_sizes_
 from quatrain.mixers._mamba_block import MambaBlock, check_block
+from quatrain.mixers._mamba_run import record_s4d
+from quatrain.mixers._recorded import FixedStep, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,11 @@ class S4D(MambaBlock[S4DState]):
             self.c = nn.Parameter(torch.randn(inner, state))
         self.dt_bias = nn.Parameter(torch.empty(inner))
         step_sizes_(self.dt_bias, self.config.dt_min, self.config.dt_max)
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[S4DState] | None:
+        if self.config.complex or not self._is_recordable(S4D, self.in_proj, self.out_proj):
+            return None
+        return FixedStep(S4DState, self._layout(batch, 0), partial(record_s4d, mixer=self))
 
     def _ssm(
         self,

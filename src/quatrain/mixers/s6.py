@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from quatrain.kernels.linear_step import linear
 from quatrain.mixers._check import boolean, one_of, positive_int
 from quatrain.mixers._init import step_sizes_, uniform_
 from quatrain.mixers._mamba_block import MambaBlock, check_block
-from quatrain.mixers._mamba_run import S6Run
+from quatrain.mixers._mamba_run import S6Run, record_s6
+from quatrain.mixers._recorded import FixedStep, Step
 from quatrain.mixers._run import Run
 
 
@@ -85,6 +87,15 @@ class S6(MambaBlock[S6State]):
 
     def run(self, state: S6State) -> Run[S6State]:
         return S6Run(self, state) if S6Run.fits(self, state) else super().run(state)
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[S6State] | None:
+        if self.config.zoh or not self._is_recordable(
+            S6, self.in_proj, self.x_proj, self.dt_proj, self.out_proj
+        ):
+            return None
+        small = (self.conv_weight, self.conv_bias, self.skip, self.dt_proj.bias)
+        write = partial(record_s6, mixer=self, small=small, rates=None)
+        return FixedStep(S6State, self._layout(batch, 0), write)
 
     def _ssm(
         self,

@@ -1,5 +1,6 @@
 """Mixers in a stack: pre-norm residual blocks, or the plain stack of a classic deep LSTM."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from quatrain.errors import ShapeError, StateError
 from quatrain.kernels import rms_norm
+from quatrain.kernels._core.tape import Tape
+from quatrain.kernels.linear_step import cpu as linear_step
+from quatrain.kernels.rms_norm import cpu as rms_norm_cpu
 from quatrain.mixers import mixer_class
+from quatrain.mixers._recorded import Recordable, Recorded, Step, plain
 from quatrain.model.config import ModelConfig
 
 State = tuple[tuple[Tensor, ...], ...]  # one state per layer, each its mixer's NamedTuple, batch first
@@ -66,6 +71,7 @@ class Block(nn.Module):
         mlp = config.has_mlp(kind)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps) if mlp else None
         self.mlp = GatedMLP(config.width, config.inner) if mlp else None
+        self._recorded = Recorded()
 
     def forward(
         self,
@@ -81,8 +87,38 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One token: ``x (B, D)``."""
+        if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
+            done: tuple[Tensor, tuple[Tensor, ...]] | None = self._recorded.step(self, x, state)
+            if done is not None:
+                return done
         y, state = self.mixer.step(x if self.norm is None else self.norm(x), state)
         return self._add(x, y), state
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[Any] | None:
+        mlp = self.mlp
+        if mlp is not None and not (type(mlp) is GatedMLP and plain(mlp.gate, mlp.up, mlp.down)):
+            return None
+        norms = (norm for norm in (self.norm, self.mlp_norm) if norm is not None)
+        if any(type(norm) is not RMSNorm for norm in norms):
+            return None
+        return self.mixer._recorded_step(batch, dtype)
+
+    def _record(self, tape: Tape, step: Step[Any], x: Tensor, y: Tensor) -> None:
+        if self.norm is not None:
+            tape.copy(x, y)
+        self.record(tape, step, x, y)
+
+    def record(self, tape: Tape, step: Recordable, x: Tensor, y: Tensor) -> None:
+        """Record the layer for steps on the CPU.
+
+        As a block of a residual stream it adds to y, which is a copy of x or x itself; else y is another tensor.
+        """
+        if self.norm is None:
+            step.record(tape, x, y, add=False)
+            return
+        step.record(tape, _record_norm(tape, self.norm, y), y, add=True)
+        if self.mlp is not None and self.mlp_norm is not None:
+            _record_mlp(tape, self.mlp, _record_norm(tape, self.mlp_norm, y), y)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.residual:
@@ -91,6 +127,45 @@ class Block(nn.Module):
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x
+
+
+class _StackStep:
+    """The steps of all layers as one."""
+
+    def __init__(self, steps: list[Step[Any]]) -> None:
+        self.steps = steps
+
+    def record(self, tape: Tape, x: Tensor, y: Tensor, add: bool) -> None:
+        raise NotImplementedError  # the backbone records its layers
+
+    def open(self, tape: Tape) -> None:
+        for step in self.steps:
+            step.open(tape)
+
+    def bind(self, state: Any) -> State | None:
+        if type(state) is not tuple or len(state) != len(self.steps):
+            return None
+        after = []
+        for step, before in zip(self.steps, state, strict=True):
+            bound = step.bind(before)
+            if bound is None:
+                return None
+            after.append(bound)
+        return tuple(after)
+
+
+def _record_norm(tape: Tape, norm: RMSNorm, x: Tensor, y: Tensor | None = None) -> Tensor:
+    if y is None:
+        y = tape.buffer("norm", *x.shape, dtype=x.dtype)
+    return rms_norm_cpu.record(tape, x, norm.weight, norm.eps, y)
+
+
+def _record_mlp(tape: Tape, mlp: GatedMLP, x: Tensor, y: Tensor) -> None:
+    """Record ``y += mlp(x)``."""
+    gate, up = (tape.buffer(use, len(x), mlp.gate.out_features, dtype=x.dtype) for use in ("gate", "up"))
+    linear_step.record(tape, x, mlp.gate.weight, None, gate)
+    linear_step.record(tape, x, mlp.up.weight, None, up)
+    linear_step.record(tape, tape.silu_gate(gate, up, gate), mlp.down.weight, y, y)
 
 
 class Backbone(nn.Module):
@@ -113,6 +188,7 @@ class Backbone(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, kind) for kind in config.kinds)
         self.norm = RMSNorm(config.width, config.norm_eps) if config.form == "residual" else None
+        self._recorded = Recorded()
 
     def forward(
         self,
@@ -151,16 +227,44 @@ class Backbone(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One token: ``(B, D) -> (B, D)`` and the state after it. Raises StateError for a foreign state."""
+        if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
+            done: tuple[Tensor, State] | None = self._recorded.step(self, x, state)
+            if done is not None:
+                return done
         self._check_layers(state)
-        if self.norm is not None:
+        if self.norm is not None and self.training:
             x = self.dropout(x)
         states = []
         for index, (layer, before) in enumerate(zip(self.blocks, state, strict=True)):
-            if index > 0 and self.norm is None:
+            if index > 0 and self.norm is None and self.training:
                 x = self.dropout(x)
             x, after = layer.step(x, before)
             states.append(after)
         return (x if self.norm is None else self.norm(x)), tuple(states)
+
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[Any] | None:
+        if len(self.blocks) != len(self.layers) or (self.norm is not None and type(self.norm) is not RMSNorm):
+            return None
+        steps = [block._recorded_step(batch, dtype) for block in self.blocks]
+        found = [step for step in steps if step is not None]
+        return _StackStep(found) if len(found) == len(steps) else None
+
+    def _record(self, tape: Tape, step: _StackStep, x: Tensor, y: Tensor) -> None:
+        self.record(tape, step.steps, x, y)
+
+    def record(self, tape: Tape, steps: Sequence[Recordable], x: Tensor, y: Tensor) -> None:
+        """Record ``y = step(x)``, both (B, D), with a recorded step for each layer's mixer."""
+        if self.norm is not None:
+            stream = tape.copy(x, tape.buffer("stream", *x.shape, dtype=x.dtype))
+            for block, step in zip(self.blocks, steps, strict=True):
+                block.record(tape, step, stream, stream)
+            _record_norm(tape, self.norm, stream, y)
+            return
+        turns = [tape.buffer(use, *x.shape, dtype=x.dtype) for use in ("even", "odd")]
+        for index, (block, step) in enumerate(zip(self.blocks, steps, strict=True)):
+            out = y if index + 1 == len(steps) else turns[index % 2]  # no layer writes what it reads
+            block.record(tape, step, x, out)
+            x = out
 
     @property
     def blocks(self) -> tuple[Block, ...]:

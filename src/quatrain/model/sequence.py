@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from quatrain.config.check import check
 from quatrain.errors import ShapeError
+from quatrain.kernels.linear_step import linear
 from quatrain.model.backbone import Backbone, State
 from quatrain.model.config import FORECAST_WIDTH, ModelConfig
 from quatrain.model.init import initialise_tables, scale_outputs
@@ -128,7 +129,9 @@ class SequenceModel(nn.Module):
                 f"{self._what}: shape {tuple(inputs.shape)}: must be {self._shape('(B,')} with B at least 1"
             )
         x, after = self.backbone.step(self._embed(inputs), state)
-        return (self.forecasts(x, inputs) if self.config.task == "forecast" else self.logits(x)), after
+        if self.config.task == "forecast":
+            return self.forecasts(x, inputs), after
+        return linear(x, self.head_weight, None if self.head is None else self.head.bias), after
 
     def initial_state(self, batch: int) -> State:
         """The state before the first step. Raises ShapeError for a batch below 1."""
@@ -173,7 +176,10 @@ class SequenceModel(nn.Module):
         if inputs.dtype not in (torch.int64, torch.int32):
             raise ShapeError(f"tokens: dtype {inputs.dtype}: must be torch.int64 or torch.int32")
         if inputs.device.type == "cpu":
-            low, high = (int(end) for end in inputs.aminmax())
+            if inputs.numel() <= 8:  # as in a step: quicker than a reduction
+                low, high = (end(inputs.flatten().tolist()) for end in (min, max))
+            else:
+                low, high = (int(end) for end in inputs.aminmax())
             if low < 0 or high >= self.config.vocab:
                 wrong = low if low < 0 else high
                 raise ShapeError(

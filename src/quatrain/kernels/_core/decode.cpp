@@ -39,6 +39,11 @@ struct Sum {
     void* into;
     int64_t dtype, count;
 };
+struct Widen {
+    const void* source;
+    float* target;
+    int64_t count;
+};
 
 template <class T> void add(const Sum& a) {
     const T* x = static_cast<const T*>(a.x);
@@ -76,6 +81,13 @@ QT_EXPORT int qt_tape(const int64_t* arguments) {
 QT_EXPORT int qt_copy(const int64_t* arguments) {
     const Copy& a = *reinterpret_cast<const Copy*>(arguments);
     std::memcpy(a.target, a.source, a.bytes);
+    return 0;
+}
+
+QT_EXPORT int qt_widen(const int64_t* arguments) {  // bfloat16 to float
+    const Widen& a = *reinterpret_cast<const Widen*>(arguments);
+    const bf16* from = static_cast<const bf16*>(a.source);
+    for (int64_t i = 0; i < a.count; i += W) store(a.target + i, load(from + i, a.count - i), a.count - i);
     return 0;
 }
 

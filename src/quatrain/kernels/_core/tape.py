@@ -3,6 +3,7 @@
 import ctypes
 from array import array
 from collections.abc import Hashable
+from ctypes import c_int64
 from typing import Any
 
 import torch
@@ -25,20 +26,38 @@ class Tape:
         self._buffers: dict[Hashable, Tensor] = {}
         self._row = array("q")
 
-    def add(self, name: str, arguments: bytes, *tensors: Tensor | None) -> None:
-        """Record ``name(arguments)``; ``tensors`` are those whose addresses are among the arguments."""
+    def add(self, name: str, arguments: bytes, *tensors: Tensor | None) -> Any:
+        """Record ``name(arguments)``; ``tensors`` are those whose addresses are among the arguments.
+
+        Returns the recorded arguments, a ctypes array.
+        """
         held = ctypes.create_string_buffer(arguments, len(arguments))
         self._kept.append((held, tensors))
         function = ctypes.c_void_p.from_buffer(_core.function(name)).value  # type: ignore[arg-type]
         assert function is not None
         self._calls += (function, ctypes.addressof(held))
         self._row = array("q", (len(self._calls) // 2, *self._calls))
+        return held
+
+    def places(self, *tensors: Tensor) -> list[list[c_int64]]:
+        """For each tensor the places in the arguments where its address stands, to put others there.
+
+        From now on the tape keeps none of the recorded tensors alive but its own buffers.
+        """
+        addresses = {x.data_ptr(): i for i, x in enumerate(tensors)}
+        found: list[list[c_int64]] = [[] for _ in tensors]
+        for held, _ in self._kept:
+            for at, value in enumerate(array("q", held.raw)):  # a double is no address
+                if value in addresses:
+                    found[addresses[value]].append(c_int64.from_buffer(held, 8 * at))
+        self._kept = [(held, ()) for held, _ in self._kept]
+        return found
 
     def buffer(self, use: str, *shape: int, dtype: torch.dtype) -> Tensor:
         """Memory for a result that is read before the next call with the same ``use``: layers share it."""
         key = (use, shape, dtype)
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(shape, dtype=dtype)
+            self._buffers[key] = torch.empty(shape, dtype=dtype, device="cpu")
         return self._buffers[key]
 
     def embed(self, token: Tensor, table: Tensor, y: Tensor) -> Tensor:
@@ -67,6 +86,15 @@ class Tape:
         row = (source.data_ptr(), target.data_ptr(), source.numel() * source.element_size())
         self.add("qt_copy", array("q", row).tobytes(), source, target)
         return target
+
+    def widened(self, x: Tensor, use: str) -> Tensor:
+        """x in float32: itself, or a buffer into which a recorded call writes it each time."""
+        if x.dtype == torch.float32:
+            return x
+        wide = self.buffer(use, *x.shape, dtype=torch.float32)
+        row = (x.data_ptr(), wide.data_ptr(), x.numel())
+        self.add("qt_widen", array("q", row).tobytes(), x, wide)
+        return wide
 
     def sum(self, x: Tensor, into: Tensor) -> Tensor:
         """Record ``into += x``, both dense and of one shape. Returns into."""
