@@ -86,8 +86,8 @@ def _backward(
     u, _ = convolution.forward(first, conv_weight, conv_bias, None, True, *rest[-2:])
     low, b, c = _parts(maps, dt_proj.shape[1])
     inputs = _inputs(u, gate, low, b, c, rest)
-    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    grads = Launch(inputs).backward(dz.matmul(out_proj.to(u.dtype)), None, marks, d_gate, y)
+    y = dz.matmul(out_proj.to(u.dtype))  # its cotangent at first
+    grads = Launch(inputs).backward(y, None, marks, dgate=d_gate, ddelta=inputs.delta, y=y)
     du, d_delta, da, db, dc, d_skip, _, d_bias, _ = grads
     d_low = d_delta.matmul(dt_proj.to(u.dtype))
     d_maps = torch.cat((d_low, db, dc), -1).flatten(0, 1)

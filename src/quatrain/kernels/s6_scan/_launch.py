@@ -287,13 +287,16 @@ class Launch:
         dy: Tensor,
         dh: Tensor | None,
         marks: Tensor,
+        *,
         dgate: Tensor | None = None,
+        ddelta: Tensor | None = None,
         y: Tensor | None = None,
     ) -> list[Tensor]:
         """Queue the backward pass; gradients of the nine tensors, an absent one's is empty.
 
-        The gate's is written into ``dgate``, of the gate's shape and any strides but the last, if given;
-        into a dense ``y`` goes the forward pass's result, where there is a gate.
+        Results may have places given: ``dgate`` of any strides but the last, dense ``ddelta`` and, where
+        there is a gate, dense ``y`` for the forward pass's result. A block reads a tile before it writes
+        there, so ddelta may lie where delta does and y where dy does.
         """
         shape, x = self.shapes[1], self.inputs
         self._rows("dy", dy.to(self.u.dtype))
@@ -305,8 +308,9 @@ class Launch:
         self._set("dh", dh)
         grads = {
             name: torch.empty(data.shape, dtype=data.dtype, device=self.device)
-            for name, data in (("du", x.u), ("ddelta", x.delta), ("db", x.b), ("dc", x.c))
+            for name, data in (("du", x.u), ("db", x.b), ("dc", x.c))
         }
+        grads["ddelta"] = x.delta.new_empty(x.delta.shape) if ddelta is None else ddelta
         if x.gate is not None:
             given = x.gate.new_empty(x.gate.shape) if dgate is None else dgate
             grads["dgate"] = given

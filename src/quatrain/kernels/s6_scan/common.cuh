@@ -18,7 +18,9 @@
 #define PER ((ITEMS + THREADS - 1) / THREADS)  // items of one thread: 2 channels x 4 steps each
 #define MAPS ((TILE * STATES + THREADS - 1) / THREADS)
 #define VECTORS (OWN / 4)
-#define CUT 26.f  // powers of two: what decayed by more is left out, a quarter of what float32 rounds off
+// Powers of two: what decayed by more is left out of a tail. That is an eighth of float32's last place, and half of it
+// for 16-bit data.
+#define CUT (DATA == 0 ? 27.f : 24.f)
 
 struct Args {  // the same fields in the same order as in _launch.py
     const Data *u, *delta, *b, *c, *gate, *dy;

@@ -115,8 +115,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
         }
         if (DATA != 0 && tile % MARK == 0) {  // OFFSET is too much for slow states: taken back for MARK steps at once
             EACH(r, CHANNELS) {
-                if (!is_slow(dt_s[(s.row + r * SLOTS) * ROW], rate[r])) continue;
-                EACH(n, OWN) h[r][n] = fmaf(h[r][n], MARK * (float)LN2 * (SLOW_OFFSET - OFFSET), h[r][n]);
+                const bool slow = is_slow(dt_s[(s.row + r * SLOTS) * ROW], rate[r]);
+                const float excess = slow ? MARK * (float)LN2 * (SLOW_OFFSET - OFFSET) : 0.f;
+                EACH(n, OWN) h[r][n] = fmaf(h[r][n], excess, h[r][n]);
             }
         }
         if (p.marks && tile % MARK == 0) {
