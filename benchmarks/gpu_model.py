@@ -229,11 +229,12 @@ def measure_training(
     dtype: torch.dtype | None = BF16,
     *,
     compiled: bool = False,
+    whole: bool = False,
     graph: bool = False,
     backend: SDPBackend | None = None,
     show: bool = False,
 ) -> Row:
-    """A training step of 16 x 2048 tokens; with ``graph``, as one CUDA graph."""
+    """A training step of 16 x 2048 tokens: compiled layer by layer or whole; ``graph``: as one CUDA graph."""
     torch.manual_seed(0)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -242,6 +243,8 @@ def measure_training(
     if compiled:
         for layer in model.backbone.layers:
             layer.compile(fullgraph=True)
+    if whole:
+        model.backbone.compile(fullgraph=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True, capturable=True)
     tokens = torch.randint(0, 50277, (16, 2049), device="cuda")
 
@@ -263,7 +266,7 @@ def measure_training(
         if show:
             profile(run)
     peak = torch.cuda.max_memory_allocated() / 1e9
-    impl = "torch.compile" if compiled else "eager"
+    impl = "torch.compile, whole" if whole else "torch.compile" if compiled else "eager"
     return row(
         name,
         f"{impl}, CUDA graph" if graph else impl,
@@ -300,6 +303,7 @@ def models() -> list[Row]:
         measure_training("transformer, cudnn", "attention", compiled=True, backend=cudnn),
         measure_training(*transformer, compiled=True, graph=True, show=True),
         measure_training(*mamba, None, compiled=True),
+        measure_training(*mamba, whole=True, graph=True, show=True),
     ]
 
 
