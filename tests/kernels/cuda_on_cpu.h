@@ -20,6 +20,11 @@
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+struct alignas(8) float2 {
+    float x, y;
+};
+static inline float4 __ldcg(const float4* x) { return *x; }
+static inline void __threadfence() {}
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 struct Index {

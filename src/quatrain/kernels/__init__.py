@@ -5,6 +5,8 @@ from quatrain.kernels.attention import OP as _ATTENTION
 from quatrain.kernels.attention import attention
 from quatrain.kernels.causal_conv import OP as _CAUSAL_CONV
 from quatrain.kernels.causal_conv import causal_conv
+from quatrain.kernels.cross_entropy import OP as _CROSS_ENTROPY
+from quatrain.kernels.cross_entropy import cross_entropy
 from quatrain.kernels.gru_scan import OP as _GRU_SCAN
 from quatrain.kernels.gru_scan import gru_scan
 from quatrain.kernels.linear_step import OP as _LINEAR_STEP
@@ -35,6 +37,7 @@ OPS: dict[str, Op] = {
         _LTI_CONV,
         _LINEAR_STEP,
         _RMS_NORM,
+        _CROSS_ENTROPY,
     )
 }
 
@@ -45,6 +48,7 @@ __all__ = [
     "Op",
     "attention",
     "causal_conv",
+    "cross_entropy",
     "gru_scan",
     "linear_step",
     "lstm_scan",

@@ -18,6 +18,8 @@ import torch
 from quatrain._files import write_atomic
 from quatrain.errors import NoKernelError
 
+DATA = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # the kernels' numbers for data types
+_OLDEST = (8, 0)  # compute capability: bfloat16 conversions
 _SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _PLAIN_SHARED = 48 << 10  # what a block gets without asking
 
@@ -29,6 +31,33 @@ def why_not() -> str | None:
     if (reason := _missing("NVRTC", _nvrtc)) is not None:
         return reason
     return _missing("the CUDA driver", _driver)
+
+
+def why_not_for(x: torch.Tensor) -> str | None:
+    """Why kernels cannot run on data such as x; reads metadata only."""
+    if x.device.type != "cuda":
+        return f"runs on CUDA devices, not on {x.device.type}"
+    if x.dtype not in DATA:
+        return f"dtype {x.dtype}: must be float32, float16 or bfloat16"
+    reason: str | None = _why_not_here(x.device.index)
+    return reason
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _why_not_here(device: int | None) -> str | None:
+    """Why not on this machine: the same for all arguments of a device."""
+    if (reason := why_not()) is not None:
+        return reason
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST:
+        return f"compute capability {capability[0]}.{capability[1]}: must be at least 8.0"
+    return None
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
 
 
 @cache

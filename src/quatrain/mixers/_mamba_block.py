@@ -48,10 +48,17 @@ class MambaBlock(Causal[S]):
         self, x: Tensor, state: S | None, lengths: Tensor | None, cu_seqlens: Tensor | None, keep_state: bool
     ) -> tuple[Tensor, S | None]:
         h, conv = (None, None) if state is None else state
-        u, gate = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
+        both = self.in_proj(x)  # (B, T, 2 E)
+        if state is None and not keep_state and (y := self._trained(both, lengths, cu_seqlens)) is not None:
+            return y, None
+        u, gate = both.chunk(2, dim=-1)  # (B, T, E) each
         u, conv = self._convolve(u, conv, lengths, cu_seqlens)
         y, h = self._ssm(u, gate, h, lengths, cu_seqlens, keep_state)
         return self.out_proj(y), (self.State(h, conv) if keep_state else None)
+
+    def _trained(self, both: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
+        """The result from in_proj's, by one op that keeps less for training, if there is one."""
+        return None
 
     def _step(self, x: Tensor, state: S) -> tuple[Tensor, S]:
         return self._advance(x, state, self._system())
@@ -72,8 +79,8 @@ class MambaBlock(Causal[S]):
     ) -> tuple[Tensor, Tensor]:
         return causal_conv(
             u,
-            self.conv_weight.to(u.dtype),  # of low precision under autocast
-            self.conv_bias.to(u.dtype),
+            self.conv_weight,
+            self.conv_bias,
             None if state is None else state.to(u.dtype),
             silu=True,
             lengths=lengths,

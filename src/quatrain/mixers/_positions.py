@@ -1,7 +1,11 @@
 """Positions of tokens as angles: rotary and sinusoidal."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from quatrain.kernels._core._register import register
 
 
 def angles(position: Tensor, pairs: int, base: float) -> tuple[Tensor, Tensor]:
@@ -10,9 +14,29 @@ def angles(position: Tensor, pairs: int, base: float) -> tuple[Tensor, Tensor]:
 
     The product is taken in float64: in float32 the angle at position 10^6 would be wrong by 0.06.
     """
+    if torch.compiler.is_compiling():  # as one op: a compiler would compute it again in every head
+        cos, sin = torch.ops.quatrain.angles(position, pairs, base)
+        return cos, sin
+    return _angles(position, pairs, base)
+
+
+def _angles(position: Tensor, pairs: int, base: float) -> tuple[Tensor, Tensor]:
     exponent = torch.arange(pairs, dtype=torch.float64, device=position.device) / pairs
     angle = position[..., None].to(torch.float64) * base**-exponent
     return angle.cos(), angle.sin()
+
+
+def _fake_angles(position: Tensor, pairs: int, base: float) -> tuple[Tensor, Tensor]:
+    shape: Any = (*position.shape, pairs)
+    return position.new_empty(shape, dtype=torch.float64), position.new_empty(shape, dtype=torch.float64)
+
+
+register(
+    "angles(Tensor position, int pairs, float base) -> (Tensor, Tensor)",
+    _angles,
+    _fake_angles,
+    device="CompositeExplicitAutograd",
+)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from quatrain.kernels import s6_scan, s6_step
 from quatrain.kernels.linear_step import linear
+from quatrain.mixers import _s6_train
 from quatrain.mixers._check import boolean, one_of, positive_int
 from quatrain.mixers._init import step_sizes_, uniform_
 from quatrain.mixers._mamba_block import MambaBlock, check_block
@@ -96,6 +97,9 @@ class S6(MambaBlock[S6State]):
         small = (self.conv_weight, self.conv_bias, self.skip, self.dt_proj.bias)
         write = partial(record_s6, mixer=self, small=small, rates=None)
         return FixedStep(S6State, self._layout(batch, 0), write)
+
+    def _trained(self, both: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
+        return _s6_train.run(self, both, lengths, cu_seqlens) if _s6_train.fits(self, both) else None
 
     def _ssm(
         self,

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from quatrain.errors import ShapeError
 from quatrain.kernels._autograd import first_order
+from quatrain.kernels.cross_entropy import cuda, reference
 
-IGNORE = -100  # a target that is not scored, as in torch
+IGNORE = reference.IGNORE
 
 
 def chunked_cross_entropy(
@@ -27,7 +28,8 @@ def chunked_cross_entropy(
         weight: head, ``(V, D)``; may be the embedding.
         targets: int64 ``(...)``, each in [0, V) or -100. Contents are checked on the CPU only.
         bias: ``(V,)`` or absent.
-        chunk: tokens per chunk; absent: as many as make 2^20 logits, at least 256.
+        chunk: tokens per chunk; absent: as many as make 2^20 logits, at least 256 (on a GPU 2^27, at least
+            1024).
 
     Returns:
         A scalar in float32 or wider; 0 (with zero gradients) if every target is -100.
@@ -42,14 +44,18 @@ def chunked_cross_entropy(
     """
     _check(hidden, weight, targets, bias, chunk)
     vocab, width = weight.shape
-    rows = chunk if chunk is not None else max(256, 2**20 // vocab)
     device = hidden.device.type
+    rows = chunk if chunk is not None else _rows(vocab, device)
     operand = torch.promote_types(hidden.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and operand != torch.float64:
         operand = torch.get_autocast_dtype(device)
     flat = (hidden.reshape(-1, width), weight, bias, targets.reshape(-1))
     apply: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
     return apply(*flat, rows, operand, torch.is_grad_enabled())
+
+
+def _rows(vocab: int, device: str) -> int:
+    return max(256, 2**20 // vocab) if device == "cpu" else max(1024, 2**27 // vocab // 256 * 256)
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, chunk: int | None) -> None:
@@ -121,28 +127,53 @@ def _chunk(
     grads: list[Tensor | None],
 ) -> Tensor:
     """Sum of the losses of one chunk; adds to the gradients (of that sum) that are wanted."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    logits = (hidden @ weight.T).to(wide)  # (C, V)
+    logits = hidden @ weight.T  # (C, V)
+    wanted = any(grad is not None for grad in grads)
+    if bias is None and cuda.why_not({"logits": logits}) is None:
+        loss = cuda.losses(logits, targets, logits if wanted else None).sum()
+        _add_gradients(logits, None, hidden, weight, part, grads)
+        return loss
+    loss, slope = _losses(logits, bias, targets, wanted)
+    if slope is not None:
+        _add_gradients(slope.to(hidden.dtype), slope, hidden, weight, part, grads)
+    return loss
+
+
+def _losses(
+    logits: Tensor, bias: Tensor | None, targets: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Sum of the losses, and their slopes where they are wanted, in float32 or wider."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if bias is not None:
-        logits += bias.to(wide)
+        logits += bias.to(logits.dtype)
     valid = targets != IGNORE
     index = targets.clamp(min=0)[:, None]
     lse = logits.logsumexp(1, keepdim=True)
     loss = (lse - logits.gather(1, index))[:, 0].masked_fill(~valid, 0).sum()
-    of_hidden, of_weight, of_bias = grads
-    if of_hidden is None and of_weight is None and of_bias is None:
-        return loss
+    if not wanted:
+        return loss, None
     slope = logits.sub_(lse).exp_()  # softmax, in the memory of the logits
     slope.scatter_add_(1, index, torch.full_like(lse, -1))
-    slope.masked_fill_(~valid[:, None], 0)
-    narrow = slope.to(hidden.dtype)
+    return loss, slope.masked_fill_(~valid[:, None], 0)
+
+
+def _add_gradients(
+    narrow: Tensor,  # (C, V): slopes as an operand of products
+    slope: Tensor | None,  # the same, not rounded; only a bias needs it
+    hidden: Tensor,
+    weight: Tensor,
+    part: slice,
+    grads: list[Tensor | None],
+) -> None:
+    of_hidden, of_weight, of_bias = grads
     if of_hidden is not None:
         of_hidden[part] = narrow @ weight
     if of_weight is not None:
         if narrow.dtype == of_weight.dtype:
             of_weight.addmm_(narrow.T, hidden)
+        elif narrow.device.type == "cuda":
+            torch.addmm(of_weight, narrow.T, hidden, out_dtype=of_weight.dtype, out=of_weight)
         else:
             of_weight += narrow.T @ hidden
-    if of_bias is not None:
+    if of_bias is not None and slope is not None:
         of_bias += slope.sum(0)
-    return loss

@@ -7,7 +7,7 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
-from quatrain.kernels.causal_conv import cpu
+from quatrain.kernels.causal_conv import cpu, cuda
 from quatrain.kernels.causal_conv.reference import causal_conv_reference
 from quatrain.kernels.causal_conv.shifted import convolve
 
@@ -92,7 +92,11 @@ _SILU = {"silu": True}
 OP = Op(
     name="causal_conv",
     reference=causal_conv_reference,
-    impls=(Impl("cpp", cpu.convolve, cpu.why_not), Impl("torch", convolve)),
+    impls=(
+        Impl("cpp", cpu.convolve, cpu.why_not),
+        Impl("nvrtc", cuda.convolve, cuda.why_not),
+        Impl("torch", convolve),
+    ),
     example=_example,
     cases=(
         Case({"B": 1, "T": 1, "E": 1, "W": 2}),

@@ -13,8 +13,8 @@ from quatrain.kernels import _nvrtc
 if TYPE_CHECKING:
     from quatrain.kernels.s6_scan.cuda import Inputs
 
-_DATA = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _LEAST_CHUNK = 512  # steps; below it a chunk's tail costs as much as the chunk
+_LEAST_LINK = 256  # steps of a chained chunk
 _POINTERS = [
     "u",
     "delta",
@@ -43,6 +43,7 @@ _POINTERS = [
     "part_a",
     "part_width",
     "dh0",
+    "ready",
 ]
 _LONGS = [
     "u_row",
@@ -53,6 +54,7 @@ _LONGS = [
     "c_row",
     "b_group",
     "c_group",
+    "dgate_row",
     "batch",
     "time",
     "chunk",
@@ -64,6 +66,7 @@ _INTS = [
     "dy_step",
     "b_step",
     "c_step",
+    "dgate_step",
     "width",
     "states",
     "groups",
@@ -139,18 +142,38 @@ def shapes(states: int) -> tuple[Shape, Shape]:
     return forward, backward
 
 
-def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU."""
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
+@dataclass(frozen=True)
+class Plan:
+    """How time is cut.
+
+    Attributes:
+        chunks, steps: number of chunks and their steps.
+        chained: a chunk waits for the one before it, else all run side by side after a pass over their tails.
+    """
+
+    chunks: int
+    steps: int
+    chained: bool
 
 
-def plan(time: int, blocks: int, room: int, unit: int) -> tuple[int, int]:
-    """Number of chunks and their steps: one chunk where ``blocks`` fill ``room``, else as many as fit."""
-    chunks = 1 if 3 * blocks > room else max(1, min(room // blocks, time // _LEAST_CHUNK))
+@cache
+def plan(time: int, blocks: int, room: int, unit: int) -> Plan:
+    """Cut time where blocks of channels do not fill the chip, or leave a good part of it idle at the end.
+
+    ``room`` blocks run at once. More take turns; then shorter, chained chunks even out the last turn.
+    """
+    chunks = max(1, min(room // blocks, time // _LEAST_CHUNK)) if 3 * blocks <= room else 1
+    chained = blocks > room
+
+    def idle(count: int) -> float:
+        return -(-blocks * count // room) * room / (blocks * count)
+
+    if chained:
+        chunks = min(range(1, max(1, min(8, time // _LEAST_LINK)) + 1), key=lambda n: idle(n) + 0.01 * n)
     steps = -(-time // chunks)
     steps = -(-steps // unit) * unit
-    return -(-time // steps), steps
+    chunks = -(-time // steps)
+    return Plan(chunks, steps, chained and chunks > 1)
 
 
 class Launch:
@@ -221,21 +244,27 @@ class Launch:
         each = self.width // self.groups
         args.parts = -(-each // shape.width)
         self.blocks = self.groups * args.parts * self.batch
-        room = processors(self.device) * shape.blocks
-        args.chunks, args.chunk = plan(self.time, self.blocks, room, self.shapes[1].tile)
+        room = _nvrtc.processors(self.device) * shape.blocks
+        self.plan = cut = plan(self.time, self.blocks, room, self.shapes[1].tile)
+        args.chunks, args.chunk = cut.chunks, cut.steps
         slots = (args.chunks - 1) * self.batch * self.width
         if slots:
             self._set("carry", self.u.new_empty(slots * self.padded_states, dtype=torch.float32))
-            self._set("total", self.u.new_empty(slots, dtype=torch.float32))
+            if cut.chained:
+                flags = (args.chunks - 1) * self.blocks
+                self._set("ready", torch.zeros(flags, dtype=torch.int32, device=self.device))
+            else:
+                self._set("total", self.u.new_empty(slots, dtype=torch.float32))
         x = self.inputs
         defines = (
-            ("DATA", _DATA[x.u.dtype]),
+            ("DATA", _nvrtc.DATA[x.u.dtype]),
             ("MARK", self.shapes[1].tile),
             ("GATE", int(x.gate is not None)),
             ("SOFTPLUS", int(x.softplus)),
             ("ZOH", int(x.zoh)),
             ("PACKED", int(x.cu_seqlens is not None)),
             ("PAIRED", int(self._paired)),
+            ("CHAINED", int(cut.chained)),
             *shape.defines(),
         )
         return _nvrtc.kernels(_source(file), defines, self.device.index or 0)
@@ -248,16 +277,30 @@ class Launch:
         self._set("last", last)
         self._set("marks", marks)
         args, size = self.args, shape.forward_bytes()
-        if args.chunks > 1:
+        if args.chunks > 1 and not self.plan.chained:
             kernels.launch("s6_tail", self.blocks * (args.chunks - 1), shape.threads, size, args)
             kernels.launch("s6_link", self._blocks_of(shape), shape.threads, 0, args)
         kernels.launch("s6_forward", self.blocks * args.chunks, shape.threads, size, args)
 
-    def backward(self, dy: Tensor, dh: Tensor | None, marks: Tensor) -> list[Tensor]:
-        """Queue the backward pass; gradients of the nine tensors, an absent one's is empty."""
+    def backward(
+        self,
+        dy: Tensor,
+        dh: Tensor | None,
+        marks: Tensor,
+        *,
+        dgate: Tensor | None = None,
+        ddelta: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Queue the backward pass; gradients of the nine tensors, an absent one's is empty.
+
+        Results may have places given: ``dgate`` of any strides but the last, dense ``ddelta`` and, where
+        there is a gate, dense ``y`` for the forward pass's result. A block reads a tile before it writes
+        there, so ddelta may lie where delta does and y where dy does.
+        """
         shape, x = self.shapes[1], self.inputs
         self._rows("dy", dy.to(self.u.dtype))
-        kernels = self._prepare(shape, "backward.cu")
+        self._set("y", y)
         args: Any = self.args
         wide: Any = {"dtype": torch.float32, "device": self.device}
         self._set("marks", marks)
@@ -265,35 +308,40 @@ class Launch:
         self._set("dh", dh)
         grads = {
             name: torch.empty(data.shape, dtype=data.dtype, device=self.device)
-            for name, data in (("du", x.u), ("ddelta", x.delta), ("dgate", x.gate), ("db", x.b), ("dc", x.c))
-            if data is not None
+            for name, data in (("du", x.u), ("db", x.b), ("dc", x.c))
         }
+        grads["ddelta"] = x.delta.new_empty(x.delta.shape) if ddelta is None else ddelta
+        if x.gate is not None:
+            given = x.gate.new_empty(x.gate.shape) if dgate is None else dgate
+            grads["dgate"] = given
+            self._rows("dgate", given)
         if x.h0 is not None:  # an empty sequence passes its cotangent on
             dh0 = torch.zeros(x.h0.shape, **wide) if dh is None else dh.clone()
             grads["dh0"] = dh0
         for name, grad in grads.items():
             self._set(name, grad)
+        kernels = self._prepare(shape, "backward.cu")
         maps = torch.empty(args.parts, self.batch, self.time, self.groups, 2, self.states, **wide)
         part_a = torch.empty(self.batch * args.chunks, self.width, self.padded_states, **wide)
         part_width = torch.empty(self.batch * args.chunks, 2, self.width, **wide)
         for name, part in (("part_maps", maps), ("part_a", part_a), ("part_width", part_width)):
             self._set(name, part)
         size = shape.backward_bytes()
-        if args.chunks > 1:
+        if args.chunks > 1 and not self.plan.chained:
             tail = shape.forward_bytes()
             kernels.launch("s6_tail_back", self.blocks * (args.chunks - 1), shape.threads, tail, args)
             kernels.launch("s6_link_back", self._blocks_of(shape), shape.threads, 0, args)
         kernels.launch("s6_backward", self.blocks * args.chunks, shape.threads, size, args)
         each = maps[0].numel()
         kernels.launch("s6_maps", -(-each // shape.threads), shape.threads, 0, args)
-        da = part_a.sum(0)[:, : self.states]
+        da = part_a.sum(0)[:, : self.states].contiguous()
         dskip, dbias = part_width.sum(0)
         found = (
             grads["du"], grads["ddelta"], da, grads["db"], grads["dc"], dskip, grads.get("dgate"), dbias,
             grads.get("dh0"),
         )  # fmt: skip
         return [
-            self.u.new_empty(0) if given is None or grad is None else grad.to(given.dtype).contiguous()
+            self.u.new_empty(0) if given is None or grad is None else grad.to(given.dtype)
             for given, grad in zip(x[:9], found, strict=True)
         ]
 

@@ -38,8 +38,8 @@ __device__ __forceinline__ void load_kept(float* h, const Shared& m, int q, int 
 template <bool EDGE>
 __device__ __forceinline__ void one_step(
     float (&decay)[CHANNELS][OWN], float (&after)[CHANNELS][OWN], const float (&before)[CHANNELS][OWN],
-    const float (&rate)[CHANNELS][OWN], const float* dt, const float* in, const float* b, int code, const Args& p,
-    const Place& k, const Thread& s) {
+    const float (&rate)[CHANNELS][OWN], const float* dt, const float* in, const float* b,
+    const float (&offset)[CHANNELS], int code, const Args& p, const Place& k, const Thread& s) {
     EACH(r, CHANNELS) {
         float start[OWN];
         EACH(n, OWN) start[n] = before[r][n];
@@ -48,7 +48,7 @@ __device__ __forceinline__ void one_step(
             read_state(start, channel < k.count ? p.h0 : nullptr, code / 4, k.first + channel, p, s.state);
         }
         EACH(n, OWN) {
-            decay[r][n] = decay_of(dt[r], rate[r][n]);
+            decay[r][n] = decay_of(dt[r], rate[r][n], offset[r]);
             after[r][n] = fmaf(decay[r][n], start[n], drive(dt[r], in[r], b[n], rate[r][n]));
         }
     }
@@ -64,11 +64,13 @@ __device__ __forceinline__ void four_again(
         load_quad(dt[r], m.dt + (s.row + r * SLOTS) * ROW + 4 * q);
         load_quad(in[r], m.in + (s.row + r * SLOTS) * ROW + 4 * q);
     }
+    float offset[CHANNELS];
+    EACH(r, CHANNELS) offset[r] = offset_of(dt[r][0], rate[r]);
     EACH(j, 4) {
         float b[OWN], decay[CHANNELS][OWN], dt_j[CHANNELS], in_j[CHANNELS];
         load_states(b, m.b + (4 * q + j) * STATES + s.state);
         EACH(r, CHANNELS) dt_j[r] = dt[r][j], in_j[r] = in[r][j];
-        one_step<EDGE>(decay, h, h, rate, dt_j, in_j, b, EDGE ? m.code[4 * q + j] : 0, p, k, s);
+        one_step<EDGE>(decay, h, h, rate, dt_j, in_j, b, offset, EDGE ? m.code[4 * q + j] : 0, p, k, s);
     }
 }
 
@@ -103,12 +105,13 @@ __device__ __forceinline__ void four_back(
         load_quad(v, m.dy + at);
         EACH(j, 4) dy[j][r] = v[j];
     }
-    float h[5][CHANNELS][OWN], decay[4][CHANNELS][OWN];
+    float h[5][CHANNELS][OWN], decay[4][CHANNELS][OWN], offset[CHANNELS];
+    EACH(r, CHANNELS) offset[r] = offset_of(dt[0][r], rate[r]);
     EACH(r, CHANNELS) load_kept(h[0][r], m, q, r, k.tid);
     EACH(j, 4) {
         float b[OWN];
         load_states(b, m.b + (4 * q + j) * STATES + s.state);
-        one_step<EDGE>(decay[j], h[j + 1], h[j], rate, dt[j], in[j], b, EDGE ? m.code[4 * q + j] : 0, p, k, s);
+        one_step<EDGE>(decay[j], h[j + 1], h[j], rate, dt[j], in[j], b, offset, EDGE ? m.code[4 * q + j] : 0, p, k, s);
     }
     float gb[4 * CHANNELS], qa[4 * CHANNELS], y[4 * CHANNELS];  // sums over the thread's states
     EACH(back, 4) {
@@ -193,7 +196,7 @@ __device__ __forceinline__ void fetch(Rows& rows, const Source& from, const Args
 
 // One channel and step: gradients of u, delta and gate from the sums over states.
 struct Grads {
-    float du, ddelta, dgate, dskip;
+    float du, ddelta, dgate, dskip, y;
 };
 
 __device__ __forceinline__ Grads gradients(
@@ -203,7 +206,9 @@ __device__ __forceinline__ Grads gradients(
     g.dgate = 0.f;
     if (GATE) {
         float s = sigmoid(gate);
-        g.dgate = dy * fmaf(skip, u, y) * s * fmaf(gate, 1.f - s, 1.f);
+        g.y = fmaf(skip, u, y);
+        g.dgate = dy * g.y * s * fmaf(gate, 1.f - s, 1.f);
+        g.y *= gate * s;
         out = dy * (gate * s);
     }
     g.dskip = out * u;
@@ -261,6 +266,7 @@ __device__ __forceinline__ void end(
             load_quad(y[h], m.dy + at);
         }
         const Long to = (k.row * p.time + tile) * p.width + (k.first + first * p.width + channel);
+        const Long gate_to = k.row * p.dgate_row + tile * p.dgate_step + (k.first + first * p.dgate_step + channel);
         EACH(j, 4) {
             const Pair u = rows.u[i][j], delta = rows.delta[i][j], dy = rows.dy[i][j];
             const Pair gate = GATE ? rows.gate[i][j] : Pair{};
@@ -272,7 +278,7 @@ __device__ __forceinline__ void end(
                 high_of(u), high_of(delta) + mine.bias[1], high_of(gate), high_of(dy), dt[1][j], gb[1][j], qa[1][j],
                 y[1][j], mine.skip[1]);
             EACH(h, 2) {
-                if (first + j >= left) g[h] = Grads{0.f, 0.f, 0.f, 0.f};
+                if (first + j >= left) g[h] = Grads{0.f, 0.f, 0.f, 0.f, 0.f};
                 totals.skip[h] += g[h].dskip;
                 totals.bias[h] += g[h].ddelta;
             }
@@ -280,8 +286,9 @@ __device__ __forceinline__ void end(
                 const Long at = to + j * p.width;
                 const int place = whole ? 0 : channel, count = whole ? 2 : k.count;
                 store_pair(p.du + at, g[0].du, g[1].du, place, count);
+                if (GATE && p.y) store_pair(p.y + at, g[0].y, g[1].y, place, count);
                 store_pair(p.ddelta + at, g[0].ddelta, g[1].ddelta, place, count);
-                if (GATE) store_pair(p.dgate + at, g[0].dgate, g[1].dgate, place, count);
+                if (GATE) store_pair(p.dgate + gate_to + j * p.dgate_step, g[0].dgate, g[1].dgate, place, count);
             }
         }
     }
@@ -290,18 +297,19 @@ __device__ __forceinline__ void end(
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_backward(const Args p) {
     const Shared m = shared_places();
-    const Place k = place(p, p.chunks, 0);
+    const Place k = place<true>(p, p.chunks, 0);
     const Thread s = thread_of(k.tid);
     const Channel mine = channel_parameters(p, k);
     Totals totals = {{0.f, 0.f}, {0.f, 0.f}};
     float rate[CHANNELS][OWN], flow[CHANNELS][OWN], da[CHANNELS][OWN];
     read_rates(rate, p, k, s);
+    if (CHAINED && k.chunk < p.chunks - 1) wait_for(ready_at(p, k, k.chunk), k.tid);
     EACH(r, CHANNELS) {
         int channel = channel_of(s.row + r * SLOTS);
         EACH(n, OWN) flow[r][n] = 0.f, da[r][n] = 0.f;
         if (channel >= k.count) continue;
         if (k.chunk < p.chunks - 1) {
-            load_states(flow[r], p.carry + carry_at(p, k.chunk, k.row, k.first + channel) * STATES + s.state);
+            load_carry(flow[r], p.carry + carry_at(p, k.chunk, k.row, k.first + channel) * STATES + s.state);
         } else if (!PACKED) {
             read_state(flow[r], p.dh, k.row, k.first + channel, p, s.state);
         }
@@ -349,6 +357,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_backward(const 
             left = steps_left(k, tile - TILE);
             fetch(rows, from, p, k, left);
         }
+    }
+    if (CHAINED && k.chunk > 0) {
+        EACH(r, CHANNELS) {
+            int channel = channel_of(s.row + r * SLOTS);
+            if (channel >= k.count) continue;
+            save_states(p.carry + carry_at(p, k.chunk - 1, k.row, k.first + channel) * STATES + s.state, flow[r]);
+        }
+        tell(ready_at(p, k, k.chunk - 1), k.tid);
     }
     EACH(r, CHANNELS) {
         int channel = channel_of(s.row + r * SLOTS);

@@ -5,7 +5,7 @@
 // states, so a warp has 32 / LANES = SLOTS channels side by side, CHANNELS times. States past N are padding.
 //
 // _launch.py sets DATA, LANES, OWN, CHANNELS, WARPS, TILE, MARK, BLOCKS, and what the arguments are: GATE, SOFTPLUS,
-// ZOH, PACKED, and PAIRED where two channels side by side can be read at once.
+// ZOH, PACKED, CHAINED where chunks wait for each other, and PAIRED where two channels side by side can be read at once.
 
 #define THREADS (32 * WARPS)
 #define SLOTS (32 / LANES)
@@ -18,10 +18,9 @@
 #define PER ((ITEMS + THREADS - 1) / THREADS)  // items of one thread: 2 channels x 4 steps each
 #define MAPS ((TILE * STATES + THREADS - 1) / THREADS)
 #define VECTORS (OWN / 4)
-#ifndef OFFSET
-#define OFFSET 0x1p-26f
-#endif
-#define CUT 32.f  // powers of two: what decayed by more is left out, 2^-8 of what float32 rounds off
+// Powers of two: what decayed by more is left out of a tail. That is an eighth of float32's last place, and half of it
+// for 16-bit data.
+#define CUT (DATA == 0 ? 27.f : 24.f)
 
 struct Args {  // the same fields in the same order as in _launch.py
     const Data *u, *delta, *b, *c, *gate, *dy;
@@ -31,9 +30,10 @@ struct Args {  // the same fields in the same order as in _launch.py
     float *last, *marks, *carry, *total;
     Data *du, *ddelta, *dgate, *db, *dc;
     float *part_maps, *part_a, *part_width, *dh0;
-    Long u_row, delta_row, gate_row, dy_row, b_row, c_row, b_group, c_group;
+    int* ready;
+    Long u_row, delta_row, gate_row, dy_row, b_row, c_row, b_group, c_group, dgate_row;
     Long batch, time, chunk;
-    int u_step, delta_step, gate_step, dy_step, b_step, c_step;  // a tile's steps times these fit into an int
+    int u_step, delta_step, gate_step, dy_step, b_step, c_step, dgate_step;  // a tile's steps times these fit into an int
     int width, states, groups, parts, chunks, sequences;
 };
 
@@ -43,13 +43,20 @@ struct Place {
     Long start, stop, valid;  // steps of the chunk; those from `valid` on are padding
 };
 
+// A chained chunk waits for the one before it, so those come first in the grid: blocks are started in its order.
+template <bool REVERSED>
 __device__ __forceinline__ Place place(const Args& p, int chunks, int skipped) {
     Place k;
     int block = blockIdx.x, each = p.width / p.groups, blocks = p.groups * p.parts;
     int e = block % blocks;
     block /= blocks;
-    k.chunk = block % chunks + skipped;
-    k.row = block / chunks;
+    if (CHAINED) {
+        k.row = block % p.batch;
+        k.chunk = REVERSED ? chunks - 1 - block / p.batch : block / p.batch;
+    } else {
+        k.chunk = block % chunks + skipped;
+        k.row = block / chunks;
+    }
     k.group = e / p.parts;
     k.part = e % p.parts;
     k.first = k.group * each + k.part * WIDTH;
@@ -198,12 +205,29 @@ __device__ __forceinline__ void read_rates(float (&out)[CHANNELS][OWN], const Ar
     }
 }
 
+// `ex2` errs to one side: on average by 0.09 units of 2^-24 at arguments from -2^-9 to 0, by 0.3 to 0.45 at those
+// from -1/4 to -2^-8. A state sums that up over all the steps it remembers, so it is made good in the argument.
+#define SLOW -0x1.6p-9f
+#define OFFSET 0x1.ep-26f
+#define SLOW_OFFSET 0x1.2p-27f
+
+// Whether the slowest of a thread's states decays so slowly.
+__device__ __forceinline__ bool is_slow(float dt, const float (&rate)[OWN]) {
+    float slowest = rate[0];
+    EACH(n, OWN) slowest = fmaxf(slowest, rate[n]);
+    return DATA != 0 && dt * slowest > SLOW;
+}
+
+__device__ __forceinline__ float offset_of(float dt, const float (&rate)[OWN]) {
+    return is_slow(dt, rate) ? SLOW_OFFSET : OFFSET;
+}
+
 // Of a state over a step. Float32 data are to be as exact as float32 goes.
-__device__ __forceinline__ float decay_of(float dt, float rate) {
+__device__ __forceinline__ float decay_of(float dt, float rate, float offset) {
 #if DATA == 0
     return exact_ex2(dt * rate);
 #else
-    return ex2(fmaf(dt, rate, OFFSET));
+    return ex2(fmaf(dt, rate, offset));
 #endif
 }
 
@@ -247,4 +271,32 @@ __device__ __forceinline__ bool has_edge(const int* code, int quad) {
 // Where the state between chunks k and k + 1 is kept, and the sum of step sizes that belongs to it.
 __device__ __forceinline__ Long carry_at(const Args& p, int slot, int row, int channel) {
     return ((Long)slot * p.batch + row) * p.width + channel;
+}
+
+// One flag per chunk and block of channels, for chained chunks.
+__device__ __forceinline__ int* ready_at(const Args& p, const Place& k, int chunk) {
+    return p.ready + (((Long)chunk * p.batch + k.row) * p.groups + k.group) * p.parts + k.part;
+}
+
+__device__ __forceinline__ void wait_for(const int* ready, int tid) {
+    if (tid == 0) {
+        while (*(volatile const int*)ready == 0) {
+        }
+        __threadfence();
+    }
+    __syncthreads();
+}
+
+__device__ __forceinline__ void tell(int* ready, int tid) {
+    __threadfence();
+    __syncthreads();
+    if (tid == 0) *(volatile int*)ready = 1;
+}
+
+// States that another block of this launch has written.
+__device__ __forceinline__ void load_carry(float* out, const float* from) {
+    EACH(m, VECTORS) {
+        float4 v = __ldcg((const float4*)from + m);
+        out[4 * m] = v.x, out[4 * m + 1] = v.y, out[4 * m + 2] = v.z, out[4 * m + 3] = v.w;
+    }
 }

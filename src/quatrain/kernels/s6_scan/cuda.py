@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _nvrtc
-from quatrain.kernels._autograd import call, no_autocast, recorded
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
 from quatrain.kernels._op import Arguments
 from quatrain.kernels.s6_scan._launch import Launch
 
-_KINDS = (torch.float32, torch.float16, torch.bfloat16)
 _MOST_STATES = 256
-_OLDEST = (8, 0)  # bfloat16 conversions
 
 
 class Inputs(NamedTuple):
@@ -39,27 +37,10 @@ class Inputs(NamedTuple):
 
 def why_not(arguments: Arguments) -> str | None:
     """Why the kernels cannot run these arguments; reads metadata only."""
-    u: Tensor = arguments["u"]
-    if u.device.type != "cuda":
-        return f"runs on CUDA devices, not on {u.device.type}"
-    if u.dtype not in _KINDS:
-        return f"dtype {u.dtype}: must be float32, float16 or bfloat16"
-    states = arguments["a"].shape[1]
-    if states > _MOST_STATES:
-        return f"N = {states}: must be at most {_MOST_STATES}"
-    reason: str | None = _why_not_here(u.device.index)
-    return reason
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _why_not_here(device: int | None) -> str | None:
-    """Why not on this machine: the same for all arguments of a device."""
-    if (reason := _nvrtc.why_not()) is not None:
+    if (reason := _nvrtc.why_not_for(arguments["u"])) is not None:
         return reason
-    capability = torch.cuda.get_device_capability(device)
-    if capability < _OLDEST:
-        return f"compute capability {capability[0]}.{capability[1]}: must be at least 8.0"
-    return None
+    states = arguments["a"].shape[1]
+    return f"N = {states}: must be at most {_MOST_STATES}" if states > _MOST_STATES else None
 
 
 def scan(
@@ -101,9 +82,12 @@ class _Scan(torch.autograd.Function):
         return y, h
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:
-        with no_autocast(ctx.saved_tensors[0]):
+        given = dy if dy is not None else dh
+        if given is None:
+            return (None,) * 13
+        with no_autocast(given):
             return _backward(ctx, dy, dh, None, run=backward)[:-1]
 
 
@@ -129,14 +113,14 @@ def _forward_outputs(inputs: Inputs, keep: bool, padded: int) -> tuple[Tensor, T
     sequences = batch if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
     y = u.new_empty(batch, time, width)
     last = u.new_empty(sequences, width, inputs.a.shape[1], dtype=torch.float32)
-    count = -(-time // Launch.mark_steps(inputs.a.shape[1])) if keep else 0
+    count = -(-time // Launch.mark_steps(int(inputs.a.shape[1]))) if keep else 0
     marks = u.new_empty(count, batch, width, padded, dtype=torch.float32)
     return y, last, marks
 
 
 def _fake_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, keep = Inputs(*args[:-1]), args[-1]
-    return _forward_outputs(inputs, keep, Launch.padding(inputs.a.shape[1]))
+    return _forward_outputs(inputs, keep, Launch.padding(int(inputs.a.shape[1])))
 
 
 def _fake_backward(dy: Tensor, dh: Tensor | None, marks: Tensor, *args: Any) -> list[Tensor]:

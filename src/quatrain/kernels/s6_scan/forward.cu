@@ -26,7 +26,7 @@ __device__ __forceinline__ void four_steps(
             float sum[2] = {0.f, 0.f};  // two chains, so that less waits
             EACH(n, OWN) {
                 float add = drive(dt[r][j], in[r][j], b[n], rate[r][n]);
-                h[r][n] = fmaf(decay_of(dt[r][j], rate[r][n]), h[r][n], add);
+                h[r][n] = fmaf(decay_of(dt[r][j], rate[r][n], OFFSET), h[r][n], add);
                 sum[n % 2] = fmaf(c[n], h[r][n], sum[n % 2]);
             }
             y[4 * r + j] = sum[0] + sum[1];
@@ -71,18 +71,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
     float* c_s = b_s + TILE * STATES;
     int* code_s = (int*)(c_s + TILE * STATES);
 
-    const Place k = place(p, p.chunks, 0);
+    const Place k = place<false>(p, p.chunks, 0);
     const Thread s = thread_of(k.tid);
     Source from = source(p, k, k.start);
     const Channel mine = channel_parameters(p, k);
     float rate[CHANNELS][OWN], h[CHANNELS][OWN];
     read_rates(rate, p, k, s);
+    if (CHAINED && k.chunk > 0) wait_for(ready_at(p, k, k.chunk - 1), k.tid);
     EACH(r, CHANNELS) {
         int channel = channel_of(s.row + r * SLOTS);
         EACH(n, OWN) h[r][n] = 0.f;
         if (channel >= k.count) continue;
         if (k.chunk > 0) {
-            load_states(h[r], p.carry + carry_at(p, k.chunk - 1, k.row, k.first + channel) * STATES + s.state);
+            load_carry(h[r], p.carry + carry_at(p, k.chunk - 1, k.row, k.first + channel) * STATES + s.state);
         } else if (!PACKED) {
             read_state(h[r], p.h0, k.row, k.first + channel, p, s.state);
         }
@@ -112,6 +113,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
             from.move(p, TILE);
             fetch(next);
         }
+        if (DATA != 0 && tile % MARK == 0) {  // OFFSET is too much for slow states: taken back for MARK steps at once
+            EACH(r, CHANNELS) {
+                const bool slow = is_slow(dt_s[(s.row + r * SLOTS) * ROW], rate[r]);
+                const float excess = slow ? MARK * (float)LN2 * (SLOW_OFFSET - OFFSET) : 0.f;
+                EACH(n, OWN) h[r][n] = fmaf(h[r][n], excess, h[r][n]);
+            }
+        }
         if (p.marks && tile % MARK == 0) {
             EACH(r, CHANNELS) {
                 int channel = channel_of(s.row + r * SLOTS);
@@ -138,6 +146,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) s6_forward(const A
         finish(dt_s, u, gate, mine, to, p.width, (int)min((Long)TILE, k.stop - tile), left, k);
         to += (Long)TILE * p.width;
         left = next;
+    }
+    if (CHAINED && k.chunk < p.chunks - 1) {
+        EACH(r, CHANNELS) {
+            int channel = channel_of(s.row + r * SLOTS);
+            if (channel >= k.count) continue;
+            save_states(p.carry + carry_at(p, k.chunk, k.row, k.first + channel) * STATES + s.state, h[r]);
+        }
+        tell(ready_at(p, k, k.chunk), k.tid);
     }
     if (!PACKED && k.stop == p.time) {
         EACH(r, CHANNELS) {

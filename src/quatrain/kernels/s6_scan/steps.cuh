@@ -103,7 +103,7 @@ __device__ __forceinline__ void tail(const Args& p) {
     float* map_s = in_s + WIDTH * ROW;
     int* code_s = (int*)(map_s + TILE * STATES);
 
-    const Place k = place(p, p.chunks - 1, REVERSED ? 1 : 0);
+    const Place k = place<REVERSED>(p, p.chunks - 1, REVERSED ? 1 : 0);
     const Thread s = thread_of(k.tid);
     const Channel mine = channel_parameters(p, k);
     // A thread's states lie LANES apart, so that those of one index are of about one speed: they end together.
@@ -186,14 +186,14 @@ __device__ __forceinline__ void tail(const Args& p) {
                     ended = true;
                 }
             }
-            float m[4][OWN];
-            EACH(j, 4) load_states(m[j], map_s + (4 * q + j) * STATES + s.state);
             EACH(pair, OWN / 2) {
                 if (!(alive >> pair & 1)) continue;
+                float2 m[4];
+                EACH(j, 4) m[j] = *(const float2*)(map_s + (4 * q + j) * STATES + s.state + 2 * pair);
                 EACH(j, 4) EACH(r, CHANNELS) EACH(i, 2) {
                     const int n = 2 * pair + i;
-                    const float add =
-                        REVERSED ? in[r][j] * m[j][n] : drive(dt[r][j], in[r][j], m[j][n], rate[r][n]);
+                    const float b = i ? m[j].y : m[j].x;
+                    const float add = REVERSED ? in[r][j] * b : drive(dt[r][j], in[r][j], b, rate[r][n]);
                     sum[r][n] = fmaf(ex2(rate[r][n] * way[r][j]), add, sum[r][n]);
                 }
             }

@@ -7,7 +7,7 @@ from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
 from quatrain.kernels._s6 import check_s6
-from quatrain.kernels.s6_step import cpu
+from quatrain.kernels.s6_step import cpu, cuda
 from quatrain.kernels.s6_step.reference import s6_step_reference
 from quatrain.kernels.s6_step.vector import step
 
@@ -93,7 +93,11 @@ _ALL = ("skip", "gate", "delta_bias")
 OP = Op(
     name="s6_step",
     reference=s6_step_reference,
-    impls=(Impl("cpp", cpu.step, cpu.why_not), Impl("torch", step)),
+    impls=(
+        Impl("cpp", cpu.step, cpu.why_not),
+        Impl("nvrtc", cuda.step, cuda.why_not),
+        Impl("torch", step),
+    ),
     example=_example,
     cases=(
         Case({"B": 1, "E": 1, "N": 1}),
