@@ -14,12 +14,13 @@ f32 = torch.float32
 def good(name):
     """Right arguments of an op, every optional tensor but lengths and cu_seqlens present."""
     op = OPS[name]
-    dims = {"B": 2, "T": 6, "S": 9, "D": 4, "E": 4, "N": 3, "W": 4, "R": 6, "H": 4, "K": 2, "M": 5}
+    dims = {"B": 2, "T": 6, "S": 9, "D": 4, "E": 4, "N": 3, "W": 4, "R": 6, "H": 4, "K": 2, "M": 5, "V": 7}
     if name == "attention":
         dims["G"] = 2
     optional = ("h0", "c0", "skip", "gate", "delta_bias", "bias")
     drawn = op.example(Case(dims, optional), torch.Generator().manual_seed(0))
-    return {n: x.float() if isinstance(x, torch.Tensor) else x for n, x in drawn.items() if x is not None}
+    given = {n: x for n, x in drawn.items() if x is not None}
+    return {n: x.float() if getattr(x, "is_floating_point", bool)() else x for n, x in given.items()}
 
 
 def public(name):
@@ -27,6 +28,29 @@ def public(name):
 
 
 WRONG = [
+    (
+        "cross_entropy",
+        "logits",
+        torch.zeros(6, 0),
+        ShapeError,
+        "logits: shape (6, 0): V = 0 must be at least",
+    ),
+    (
+        "cross_entropy",
+        "targets",
+        torch.zeros(5, dtype=torch.int64),
+        ShapeError,
+        "targets: shape (5,) of torch",
+    ),
+    ("cross_entropy", "targets", torch.zeros(6), ShapeError, "targets: shape (6,) of torch.float32 on cpu"),
+    (
+        "cross_entropy",
+        "targets",
+        torch.full((6,), 7),
+        ShapeError,
+        "targets: 7: must lie in [0, 7) or be -100",
+    ),
+    ("cross_entropy", "targets", [1], ShapeError, "targets: a list: must be a tensor"),
     ("rnn_scan", "x", torch.zeros(2, 0, 4), ShapeError, "x: shape (2, 0, 4): T = 0 must be at least 1"),
     ("rnn_scan", "x", torch.zeros(0, 3, 4), ShapeError, "x: shape (0, 3, 4): B = 0 must be at least 1"),
     ("rnn_scan", "x", torch.zeros(2, 4), ShapeError, "x: shape (2, 4): must be (B, T, D)"),

@@ -30,6 +30,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, impl: str = "auto") -> Ten
     Cost: one exponential per logit, two with the gradient; reads the logits once and writes as many slopes.
     """
     check = Checker("cross_entropy", "logits", logits, "R V")
+    if not isinstance(targets, Tensor):
+        raise ShapeError(f"cross_entropy: targets: a {type(targets).__name__}: must be a tensor")
     if targets.dtype != torch.int64 or targets.shape != logits.shape[:1] or targets.device != logits.device:
         got = f"shape {tuple(targets.shape)} of {targets.dtype} on {targets.device}"
         rule = f"must be (R,) = ({check.sizes['R']},) of torch.int64 on {logits.device}"
