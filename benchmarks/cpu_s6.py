@@ -59,7 +59,8 @@ def as_minimal(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Ten
 
 def as_transformers(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """A loop over (B, E, T, N) decays, as transformers' without compiled kernels."""
-    u, delta = u.transpose(1, 2), delta.transpose(1, 2)
+    # as its convolution and its projection leave them
+    u, delta = u.transpose(1, 2).contiguous(), delta.transpose(1, 2)
     decay = torch.exp(a[None, :, None] * delta[..., None])
     drive = delta[..., None] * b[:, None].float() * u[..., None].float()
     state, outputs = torch.zeros_like(decay[:, :, 0]), []
@@ -288,19 +289,19 @@ def say(line: str) -> None:
 
 
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "memory": lambda rounds: memory(),  # first, in a process that holds nothing yet
     "forward-512": lambda rounds: beside_peers(512, "forward", rounds),
     "forward-2048": lambda rounds: beside_peers(2048, "forward", rounds),
     "training-512": lambda rounds: beside_peers(512, "training", 1),
     "training-2048": lambda rounds: beside_peers(2048, "training", rounds),
     "lengths": over_lengths,
     "threads": over_threads,
-    "memory": lambda rounds: memory(),
     "convolution": convolution,
 }
 
 
 def main() -> None:
-    """Measure all parts, or those asked for, into one file; a run that is stopped keeps the parts it finished."""
+    """Measure all parts, or those asked for, into one file; a stopped run keeps the parts it finished."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quatrain.kernels import _core
 
-_SMALL = 1 << 18  # bytes, below which torch's own allocator is as good
+_SMALL = 1 << 20  # bytes, below which torch's own allocator is as good
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -22,7 +22,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     request = array("q", (size, 0))
     if _core.function("qt_pool_take")(request.buffer_info()[0]):
-        raise MemoryError(f"{size} bytes for a recurrent scan")
+        raise MemoryError(f"{size} bytes for the result of a scan")
     memory = (c_char * size).from_address(request[1])
     weakref.finalize(memory, _give, _core.function("qt_pool_give"), request[1])
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)

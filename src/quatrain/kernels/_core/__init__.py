@@ -21,8 +21,6 @@ ISAS = ("avx512bf16", "avx512", "avx2", "base")  # best first
 DTYPES = {torch.float32: 1, torch.float64: 2, torch.bfloat16: 3, torch.float16: 4}
 ABSENT = (0, 0, 0, 0, 0, 0)
 
-_LARGE = 1 << 22  # bytes: two huge pages, one of which lies wholly inside
-
 _forced: list[str] = []
 _process = os.getpid()
 
@@ -109,15 +107,6 @@ def tensor(x: Tensor | None) -> tuple[int, ...]:
         return ABSENT
     strides = x.stride()
     return (x.data_ptr(), DTYPES[x.dtype], *(0,) * (4 - len(strides)), *strides)
-
-
-def empty(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """As `torch.empty`; a large one is backed by huge pages where the system lends them."""
-    x = torch.empty(shape, dtype=dtype)
-    size = x.numel() * x.element_size()
-    if size >= _LARGE:
-        run("qt_huge_pages", [x.data_ptr(), size])
-    return x
 
 
 def places(lengths: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

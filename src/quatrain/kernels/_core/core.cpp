@@ -1,8 +1,4 @@
 // What the loader asks: which instruction set the processor has, and whether this library can run.
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "abi.h"
 #include "parallel.h"
 #include "simd.h"
@@ -31,18 +27,6 @@ QT_EXPORT int64_t qt_count(int64_t tasks, int64_t threads) {
     int64_t count = 0;
     quatrain::parallel_for(tasks, threads, [&](int64_t) { __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED); });
     return count;
-}
-
-// Asks for huge pages for memory that is about to be written first: small ones cost more than the arithmetic. Only pages
-// that lie wholly inside are asked for; a system that has none ignores it.
-QT_EXPORT int qt_huge_pages(const int64_t* args) {  // address, bytes
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const int64_t page = 1 << 21, first = (args[0] + page - 1) / page * page, last = (args[0] + args[1]) / page * page;
-    if (last > first) madvise(reinterpret_cast<void*>(first), size_t(last - first), MADV_HUGEPAGE);
-#else
-    (void)args;
-#endif
-    return 0;
 }
 
 QT_EXPORT int64_t qt_lanes(void) { return quatrain::lanes<float>; }

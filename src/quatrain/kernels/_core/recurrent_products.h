@@ -54,8 +54,8 @@ class Pool {
             size_t best = waiting_.size();
             for (size_t i = 0; i < waiting_.size(); ++i)
                 if (waiting_[i].bytes >= bytes && waiting_[i].bytes <= bytes + bytes / 2 + 4 * page &&
-                    (best == waiting_.size() || waiting_[i].bytes < waiting_[best].bytes))
-                    best = i;
+                    (best == waiting_.size() || waiting_[i].bytes <= waiting_[best].bytes))
+                    best = i;  // of like ones the last given: it may still be in the cache
             if (best < waiting_.size()) {
                 const Block block = waiting_[best];
                 waiting_.erase(waiting_.begin() + best);

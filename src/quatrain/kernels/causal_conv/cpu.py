@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.kernels import _core
+from quatrain.kernels import _core, _pool
 from quatrain.kernels._autograd import call, first_order, recorded
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._core._register import register
@@ -81,8 +81,8 @@ def forward(*args: Any) -> tuple[Tensor, Tensor]:
     """y and the last inputs; arguments as of `convolve`, by position."""
     x, weight = args[:2]
     this = _Call(*args)
-    y = _core.empty(x.shape, x.dtype)
-    h = _core.empty((this.sequences, weight.shape[1] - 1, x.shape[2]), x.dtype)
+    y = _pool.empty(x.shape, x.dtype)
+    h = _pool.empty((this.sequences, weight.shape[1] - 1, x.shape[2]), x.dtype)
     this.run("qt_conv_forward", None, y, h, *(None,) * 6)
     return y, h
 
@@ -91,8 +91,8 @@ def backward(dy: Tensor, dh: Tensor, *args: Any) -> list[Optional]:
     """Gradients of x, weight, bias and h0, None for absent ones."""
     this = _Call(*args)
     (size,) = _core.sizes("qt_conv_plan", [*this.sizes, 0, 0], (len(this.sizes) + 1,))
-    work = _core.empty((size,), this.wide)
-    grads = [None if x is None else _core.empty(x.shape, x.dtype) for x in args[:4]]
+    work = _pool.empty((size,), this.wide)
+    grads = [None if x is None else _pool.empty(x.shape, x.dtype) for x in args[:4]]
     this.run("qt_conv_backward", work, None, None, dy, dh, *grads)
     return grads
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.kernels import _core
+from quatrain.kernels import _core, _pool
 from quatrain.kernels._autograd import call, first_order, recorded
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels._core._register import register
@@ -118,10 +118,10 @@ def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     u = tensors[0]
     this = _Call(tensors, softplus, zoh, lengths, cu_seqlens)
     bounds_size, work_size = this.plan("qt_s6_plan_forward")
-    y = _core.empty(u.shape, u.dtype)
-    h = _core.empty((this.sequences, u.shape[2], this.state), this.wide)
-    bounds = _core.empty((bounds_size if keep else 0,), this.wide)
-    work = _core.empty((work_size,), this.wide) if work_size else None
+    y = _pool.empty(u.shape, u.dtype)
+    h = _pool.empty((this.sequences, u.shape[2], this.state), this.wide)
+    bounds = _pool.empty((bounds_size if keep else 0,), this.wide)
+    work = _pool.empty((work_size,), this.wide) if work_size else None
     this.run("qt_s6_forward", bounds if keep else None, work, y, h, *(None,) * 11)
     return y, h, bounds
 
@@ -131,8 +131,8 @@ def backward(dy: Tensor, dh: Tensor, *args: Any) -> list[Optional]:
     *tensors, softplus, zoh, lengths, cu_seqlens, bounds = args
     this = _Call(tensors, softplus, zoh, lengths, cu_seqlens)
     _, work_size = this.plan("qt_s6_plan_backward")
-    work = _core.empty((work_size,), this.wide)
-    grads = [None if x is None else _core.empty(x.shape, x.dtype) for x in tensors]
+    work = _pool.empty((work_size,), this.wide)
+    grads = [None if x is None else _pool.empty(x.shape, x.dtype) for x in tensors]
     d_u, d_delta, d_a, d_b, d_c, d_skip, d_gate, d_bias, d_h0 = grads
     maps = [x.view_as(like) for x, like in ((d_b, this.b), (d_c, this.c)) if x is not None]
     more = (d_u, d_delta, d_a, *maps, d_skip, d_gate, d_bias, d_h0)
