@@ -97,8 +97,8 @@ class CompareConfig:
         yield 0 < self.rung <= 1, "rung", self.rung, "is a fraction of the run in (0, 1]"
         fine = len(self.contexts) > 0 and _rise((0, *self.contexts))
         yield fine, "contexts", self.contexts, "must be positive and rise"
-        context, rule = self.context, f"must be more than the {self.sequence} tokens of training, or 0"
-        yield context == 0 or context > self.sequence, "context", context, rule
+        context, rule = self.context, f"must be more than the {sequence} tokens of training, or 0"
+        yield context == 0 or context > sequence, "context", context, rule
         limit = self.evaluation_seconds
         yield limit > 0 and isfinite(limit), "evaluation_seconds", limit, "must be positive and finite"
 
