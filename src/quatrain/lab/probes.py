@@ -144,7 +144,7 @@ def reach(
     forward and backward pass.
     """
     with evaluating(model):
-        x = model.embedding(inputs).detach().requires_grad_()
+        x = model.embed(inputs).detach().requires_grad_()
         hidden, _ = model.backbone(x, None, lengths, keep_state=False)
         (gradient,) = torch.autograd.grad(loss(hidden), x)
     batch, time = x.shape[:2]

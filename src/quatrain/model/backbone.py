@@ -111,7 +111,8 @@ class Block(nn.Module):
     def record(self, tape: Tape, step: Recordable, x: Tensor, y: Tensor) -> None:
         """Record the layer for steps on the CPU.
 
-        As a block of a residual stream it adds to y, which is a copy of x or x itself; else y is another tensor.
+        As a block of a residual stream it adds to y, which is a copy of x or x itself; else y is another
+        tensor.
         """
         if self.norm is None:
             step.record(tape, x, y, add=False)

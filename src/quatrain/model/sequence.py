@@ -93,7 +93,7 @@ class SequenceModel(nn.Module):
             shape = f"shape {tuple(inputs.shape)}: must be {self._shape('(B, T')}"
             raise ShapeError(f"{self._what}s: {shape} with B and T at least 1")
         return self.backbone(  # type: ignore[no-any-return]  # Module call is Any
-            self._embed(inputs), state, lengths, cu_seqlens, keep_state=keep_state
+            self.embed(inputs), state, lengths, cu_seqlens, keep_state=keep_state
         )
 
     def read(self, x: Tensor, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -128,7 +128,7 @@ class SequenceModel(nn.Module):
             raise ShapeError(
                 f"{self._what}: shape {tuple(inputs.shape)}: must be {self._shape('(B,')} with B at least 1"
             )
-        x, after = self.backbone.step(self._embed(inputs), state)
+        x, after = self.backbone.step(self.embed(inputs), state)
         if self.config.task == "forecast":
             return self.forecasts(x, inputs), after
         return linear(x, self.head_weight, None if self.head is None else self.head.bias), after
@@ -165,7 +165,11 @@ class SequenceModel(nn.Module):
     def _shape(self, start: str) -> str:
         return f"{start}, {self.config.channels})".replace(",,", ",") if self.config.channels else f"{start})"
 
-    def _embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
+        """What the first layer reads: ``(B, T)`` tokens or ``(B, T, C)`` numbers to ``(B, T, D)``.
+
+        Raises ShapeError for inputs of another kind, or tokens out of range.
+        """
         if isinstance(self.embedding, nn.Linear):
             if not inputs.is_floating_point() or inputs.shape[-1] != self.config.channels:
                 got = f"shape {tuple(inputs.shape)} of {inputs.dtype}"
