@@ -88,7 +88,7 @@ def test_states_are_wide_and_outputs_are_not(name, dtype):
         for n, x in drawn.items()
     }
     y, *states = op.run(drawn)
-    assert y.dtype == dtype
+    assert y.dtype == (torch.float32 if name == "cross_entropy" else dtype)  # a loss is wide
     for state in states:
         assert state.dtype == (dtype if name == "causal_conv" else torch.float32)
 

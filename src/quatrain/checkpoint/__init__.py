@@ -8,6 +8,8 @@ stranger runs none of his code.
 
 from quatrain.checkpoint._load import load as load
 from quatrain.checkpoint._load import load_language_model as load_language_model
+from quatrain.checkpoint._load import model_settings as model_settings
+from quatrain.checkpoint._load import task_of as task_of
 from quatrain.checkpoint._read import Checkpoint as Checkpoint
 from quatrain.checkpoint._read import load_meta as load_meta
 from quatrain.checkpoint._read import read as read
@@ -15,4 +17,15 @@ from quatrain.checkpoint._store import latest as latest
 from quatrain.checkpoint._store import prune as prune
 from quatrain.checkpoint._store import save as save
 
-__all__ = ["Checkpoint", "latest", "load", "load_language_model", "load_meta", "prune", "read", "save"]
+__all__ = [
+    "Checkpoint",
+    "latest",
+    "load",
+    "load_language_model",
+    "load_meta",
+    "model_settings",
+    "prune",
+    "read",
+    "save",
+    "task_of",
+]

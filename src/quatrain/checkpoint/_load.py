@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from quatrain.checkpoint._read import read
+from quatrain.checkpoint._read import load_meta, read
 from quatrain.config.check import check
 from quatrain.config.schema import from_dict
 from quatrain.errors import CheckpointError, ConfigError
@@ -30,9 +30,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> SequenceModel:
     model.
     """
     checkpoint = read(path, groups=("model",))
-    config = checkpoint.meta.get("config")
-    # A task's data decides some sizes: the model as it was built stands beside what was asked for.
-    values = checkpoint.meta.get("model") or (config.get("model") if isinstance(config, Mapping) else None)
+    values = model_settings(checkpoint.meta)
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{checkpoint.path}: holds no config of a model")
     with torch.random.fork_rng(devices=[]):  # building a model draws weights, which are then replaced
@@ -42,6 +40,18 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> SequenceModel:
             raise CheckpointError(f"{checkpoint.path}: {'; '.join(str(error).splitlines())}") from None
     fill(model, checkpoint.tensors("model"), str(checkpoint.path))
     return model.to(device).eval()
+
+
+def task_of(path: str | Path) -> str:
+    """The task of a checkpoint's model, its tensors unread. Raises CheckpointError as `load_meta` does."""
+    values = model_settings(load_meta(path))
+    return str(values.get("task", "lm")) if isinstance(values, Mapping) else "lm"
+
+
+def model_settings(meta: Mapping[str, Any]) -> Any:
+    """The model's config: as it was built, where the data decided some sizes, else as it was asked for."""
+    config = meta.get("config")
+    return meta.get("model") or (config.get("model") if isinstance(config, Mapping) else None)
 
 
 def load_language_model(path: str | Path, device: torch.device | str = "cpu") -> LanguageModel:

@@ -53,9 +53,9 @@ def run(args: Sequence[str]) -> int:
     names: tuple[str, ...] = parsed["input"]
     if parsed["chart"]:
         _check_chart(Path(parsed["chart"]), names)
-    from quatrain.checkpoint import load_meta
+    from quatrain.checkpoint import task_of
 
-    task = (load_meta(parsed["checkpoint"]).get("model") or {}).get("task", "lm")
+    task = task_of(parsed["checkpoint"])
     if parsed["chart"] and task != "forecast":
         raise ConfigError(f"--chart = {parsed['chart']!r}: is for forecasts; this model's task is {task}")
     if task == "lm":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quatrain.checkpoint import load_language_model, load_meta
+from quatrain.checkpoint import load_language_model, task_of
 from quatrain.data.readers._item import Item, finite
 from quatrain.errors import DataError
 from quatrain.infer.answers import Forecast, Predictor
@@ -54,7 +54,7 @@ def predict(
         ConfigError: another device than the three, a device that is not usable, max_tokens < 1.
     """
     there = choose(device)
-    if _task(checkpoint) == "lm":
+    if task_of(checkpoint) == "lm":
         continued = Continuer(checkpoint, device=device, max_tokens=max_tokens, sampling=sampling)
         if isinstance(input, np.ndarray):
             raise DataError("input: an array of numbers; a language model reads a text (bytes) or a file")
@@ -97,12 +97,6 @@ class Continuer:
         assert last.stats is not None
         said = "".join(piece.text for piece in (*pieces, last))
         return {"source": where, "text": said, "tokens": last.stats.new_tokens}
-
-
-def _task(checkpoint: str | Path) -> str:
-    meta = load_meta(checkpoint)
-    model = meta.get("model") or {}
-    return str(model.get("task", "lm"))
 
 
 def _item(values: bytes | NDArray[Any]) -> Item:

@@ -21,8 +21,7 @@ def model_of(path: str) -> dict[str, Any]:
 
     Raises CheckpointError as `quatrain.checkpoint.read`.
     """
-    meta = checkpoint.load_meta(path)
-    values = meta.get("model") or meta.get("config", {}).get("model")
+    values = checkpoint.model_settings(checkpoint.load_meta(path))
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{path}: holds no config of a model")
     return {name: value for name, value in values.items() if name not in BY_DATA}
@@ -43,7 +42,7 @@ def warm_start(model: SequenceModel, meaning: Mapping[str, Any], path: str) -> s
     Cost: one reading of the checkpoint's model.
     """
     saved = checkpoint.read(path, groups=("model", "tokenizer"))
-    there = saved.meta.get("model") or saved.meta.get("config", {}).get("model")
+    there = checkpoint.model_settings(saved.meta)
     tensors = saved.tensors("model")
     wanted = model.state_dict(keep_vars=True)
     new = _meant_otherwise(model, meaning, saved.meta, there or {})
