@@ -9,6 +9,7 @@ read from the package aeon (``pip install --no-deps aeon``), of which only the d
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -126,13 +127,16 @@ def run(name: str, asked: argparse.Namespace) -> bool:
 
 
 def source_of(case: Case, data: Path) -> Path:
-    """The file or folder of a case."""
+    """The file or folder of a case; what the package aeon ships is copied beside the others."""
     if not case.source.startswith("aeon:"):
         return data / case.source
     found, name = find_spec("aeon"), case.source.removeprefix("aeon:")
     if found is None or found.origin is None:
         raise SystemExit(f"{name}: needs the data files of aeon: pip install --no-deps aeon")
-    return Path(found.origin).parent / "datasets" / "data" / name / f"{name}_TRAIN.ts"  # its _TEST is found
+    for part in ("TRAIN", "TEST"):  # the second is found beside the first
+        file = Path(found.origin).parent / "datasets" / "data" / name / f"{name}_{part}.ts"
+        shutil.copyfile(file, data / file.name)
+    return data / f"{name}_TRAIN.ts"
 
 
 def fractions(data: Path) -> str:
