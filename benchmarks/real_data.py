@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CASES))
     parser.add_argument("--budget", default="10m")
     parser.add_argument("--evaluation", default="60s", help="most time for all but training, roughly")
+    parser.add_argument("--equal", default="both", choices=("tokens", "time", "both"))
     parser.add_argument("--threads", default="")
     parser.add_argument("--dry", action="store_true", help="print the commands alone")
     asked = parser.parse_args()
@@ -113,6 +114,8 @@ def run(name: str, asked: argparse.Namespace) -> bool:
     ]
     if case.source == "wikitext2.txt":
         command += ["--data.fractions", fractions(asked.work / "data")]
+    if asked.equal != "both":
+        command += ["--equal", asked.equal]
     if asked.threads:
         command += ["--threads", asked.threads]
     sys.stdout.write(f"{name}: quatrain {' '.join(command)}\n")
