@@ -238,6 +238,9 @@ def test_other_dtypes_batches_and_layouts_of_one_layer(variant: str) -> None:
 def test_bad_input_is_refused_as_in_an_ordinary_step(variant: str) -> None:
     layer, x = make(variant), noise(2, WIDTH)
     state = layer(noise(2, 3, WIDTH))[1]
+    for wrong in (x[:, :5], noise(2, 2 * WIDTH)):  # before anything is recorded
+        with pytest.raises(ShapeError, match="x: shape"):
+            layer.step(wrong, state)
     layer.step(x, state)
     inputs = [None, [1.0], x[0], x[:, :5], x[None], x[:0], x.double(), x.long(), x.to("meta"), x[:1]]
     states: list[Any] = [
@@ -386,6 +389,15 @@ def test_models_step_as_they_do_without_records(pattern: str, form: str, dtype: 
                 *(type(s)(*(x.to(dtype) if x.is_floating_point() else x for x in s)) for s in (one, other))
             )
     assert recorded(model.backbone) == 1
+
+
+def test_a_mixer_of_another_width_is_refused() -> None:
+    model = LanguageModel(ModelConfig(vocab=31, width=WIDTH, layers=2, pattern="rnn"))
+    wide = mixer_class("rnn")(width=2 * WIDTH)
+    model.backbone.blocks[1].mixer = wide
+    state = (model.backbone.blocks[0].mixer.initial_state(1), wide.initial_state(1))
+    with pytest.raises(ShapeError, match="x: shape"):
+        model.step(torch.tensor([3]), state)
 
 
 def test_hooks_and_dropout_of_a_block_are_kept() -> None:

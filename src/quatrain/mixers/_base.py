@@ -126,7 +126,7 @@ class Causal(nn.Module, Generic[S]):
             StateError: the state is of another mixer, batch size or configuration.
         """
         if not torch.compiler.is_compiling():
-            done: tuple[Tensor, S] | None = self._recorded.step(self, x, state)
+            done: tuple[Tensor, S] | None = self._recorded.step(self, self.config.width, x, state)
             if done is not None:
                 return done
         check_input(x, self.config.width, 2, self._like)

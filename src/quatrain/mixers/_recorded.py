@@ -155,7 +155,7 @@ class Recorded:
     def __reduce__(self) -> tuple[type["Recorded"], tuple[()]]:
         return Recorded, ()
 
-    def step(self, module: Any, x: Any, state: Any) -> Any:
+    def step(self, module: Any, width: int, x: Any, state: Any) -> Any:
         """(y, state) of the module's step, or None where it has to be made, or refused, in the ordinary way.
 
         Without gradients, on a CPU with the core. Only shapes, dtypes and layouts that are right get through.
@@ -164,6 +164,7 @@ class Recorded:
             torch.is_grad_enabled()
             or type(x) is not Tensor
             or x.ndim != 2
+            or x.shape[1] != width
             or torch.is_autocast_enabled("cpu")
             or x.dtype not in _TYPES
             or _core.missing() is not None

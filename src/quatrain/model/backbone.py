@@ -88,7 +88,9 @@ class Block(nn.Module):
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One token: ``x (B, D)``."""
         if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
-            done: tuple[Tensor, tuple[Tensor, ...]] | None = self._recorded.step(self, x, state)
+            done: tuple[Tensor, tuple[Tensor, ...]] | None = self._recorded.step(
+                self, self.mixer.config.width, x, state
+            )
             if done is not None:
                 return done
         y, state = self.mixer.step(x if self.norm is None else self.norm(x), state)
@@ -99,7 +101,9 @@ class Block(nn.Module):
         if mlp is not None and not (type(mlp) is GatedMLP and plain(mlp.gate, mlp.up, mlp.down)):
             return None
         norms = (norm for norm in (self.norm, self.mlp_norm) if norm is not None)
-        if any(type(norm) is not RMSNorm for norm in norms):
+        if any(
+            type(norm) is not RMSNorm or norm.weight.shape != (self.mixer.config.width,) for norm in norms
+        ):
             return None
         return self.mixer._recorded_step(batch, dtype)
 
@@ -229,7 +233,7 @@ class Backbone(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One token: ``(B, D) -> (B, D)`` and the state after it. Raises StateError for a foreign state."""
         if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
-            done: tuple[Tensor, State] | None = self._recorded.step(self, x, state)
+            done: tuple[Tensor, State] | None = self._recorded.step(self, self.config.width, x, state)
             if done is not None:
                 return done
         self._check_layers(state)
@@ -246,6 +250,8 @@ class Backbone(nn.Module):
     def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[Any] | None:
         if len(self.blocks) != len(self.layers) or (self.norm is not None and type(self.norm) is not RMSNorm):
             return None
+        if any(block.mixer.config.width != self.config.width for block in self.blocks):
+            return None  # somebody has exchanged a mixer: its own step says what is wrong
         steps = [block._recorded_step(batch, dtype) for block in self.blocks]
         found = [step for step in steps if step is not None]
         return _StackStep(found) if len(found) == len(steps) else None
