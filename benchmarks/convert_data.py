@@ -13,8 +13,8 @@ import gzip
 import json
 import lzma
 import shutil
-import struct
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +26,10 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 def wav(path: Path, samples: np.ndarray) -> None:
     """Write 16-bit mono at 8 kHz."""
-    body = samples.astype("<i2").tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
-    path.write_bytes(
-        b"RIFF"
-        + struct.pack("<I", 36 + len(body))
-        + b"WAVE"
-        + form
-        + b"data"
-        + struct.pack("<I", len(body))
-        + body
-    )
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
 
 
 def part_of(clip: int) -> str:

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from gpu_s6 import check, draw
+from gpu_s6 import check, draw, milliseconds
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -29,28 +29,6 @@ from quatrain.model.lm import LanguageModel
 VOCAB = 50280  # 50,277 padded to a multiple of 8
 BF16 = torch.bfloat16
 Row = dict[str, Any]
-
-
-def milliseconds(run: Callable[[], object], calls: int = 10, count: int = 15) -> float:
-    """Median time of one call, from replays of a graph that holds ``calls`` of them."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            run()
-    times = []
-    for _ in range(count + 1):
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop) / calls)
-    return median(times[1:])
 
 
 def once(run: Callable[[], object]) -> float:

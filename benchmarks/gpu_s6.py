@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -63,15 +64,17 @@ def check() -> None:
             sys.exit(f"relative error {error:.2g}: nothing is timed")
 
 
-def milliseconds(run: Callable[[], object], count: int) -> float:
+def milliseconds(run: Callable[[], object], calls: int = 10, count: int = 15) -> float:
+    """Median time of one call, from replays of a graph that holds ``calls`` of them."""
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
-        run()
-        run()
+        for _ in range(3):
+            run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        run()
+        for _ in range(calls):
+            run()
     times = []
     for _ in range(count + 1):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -79,14 +82,14 @@ def milliseconds(run: Callable[[], object], count: int) -> float:
         graph.replay()
         stop.record()
         torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop))
-    return sorted(times[1:])[count // 2]
+        times.append(start.elapsed_time(stop) / calls)
+    return median(times[1:])
 
 
 def measure(given: dict[str, Any], count: int) -> tuple[float, float, float]:
     """ms forward, ms forward and backward, and the most memory of the latter in GiB."""
     with torch.no_grad():
-        forward = milliseconds(lambda: s6_scan(**given), count)
+        forward = milliseconds(lambda: s6_scan(**given), 1, count)
     leaves = [given[name].requires_grad_() for name in GRADS]
     cotangent = torch.randn_like(given["u"])
 
@@ -94,7 +97,7 @@ def measure(given: dict[str, Any], count: int) -> tuple[float, float, float]:
         torch.autograd.grad(s6_scan(**given)[0], leaves, cotangent)
 
     torch.cuda.reset_peak_memory_stats()
-    training = milliseconds(train, count)
+    training = milliseconds(train, 1, count)
     return forward, training, torch.cuda.max_memory_allocated() / 2**30
 
 

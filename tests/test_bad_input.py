@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import wave
 
 import pytest
 
@@ -24,17 +25,9 @@ SMALL = [
 
 def wav(path, samples=800, rate=8000):
     path.parent.mkdir(parents=True, exist_ok=True)
-    body = b"".join(struct.pack("<h", (k * 37) % 2000 - 1000) for k in range(samples))
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
-    path.write_bytes(
-        b"RIFF"
-        + struct.pack("<I", 36 + len(body))
-        + b"WAVE"
-        + form
-        + b"data"
-        + struct.pack("<I", len(body))
-        + body
-    )
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(b"".join(struct.pack("<h", (k * 37) % 2000 - 1000) for k in range(samples)))
 
 
 def lines(*rows):

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from rich.console import Console
+from tests.stopping import stopped_often
 
 from quatrain import records, report
 from quatrain.cli import compare as command
@@ -214,29 +215,12 @@ def test_other_arguments_in_the_same_directory_are_refused(finished, text):
 # -- going on
 
 
-class Killed(BaseException):
-    """Ends a comparison at once, as a signal would."""
-
-
 def test_stopped_anywhere_it_ends_with_the_same_numbers(text, tmp_path):
     config = config_of(text)
     seen = []
     compare(config, tmp_path / "whole", seen.append, threads=1)
-    out, stops = tmp_path / "parts", 0
-    while True:
-        left = random.Random(stops).randrange(5, 45)
-
-        def count(event):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Killed
-
-        try:
-            compare(config, out, count, threads=1)
-            break
-        except Killed:
-            stops += 1
+    out = tmp_path / "parts"
+    stops = stopped_often(lambda events: compare(config, out, events, threads=1), 5, 45)
     assert stops >= 3
     assert numbers_of(out) == numbers_of(tmp_path / "whole")
     assert report.table(rows_of(out, "result", "model", "baseline")).rows  # and it can be shown

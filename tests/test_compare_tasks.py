@@ -5,6 +5,7 @@ import math
 import random
 
 import pytest
+from tests.stopping import Killed
 
 import quatrain
 from quatrain import records, report
@@ -156,10 +157,6 @@ VOLATILE = ("seconds", "per_second", "memory", "ms_per_token", "exponent")
 def numbers_of(out):
     kept = rows_of(out, "train", "valid", "result", "gradient", "sample", "baseline", "note")
     return [{key: row[key] for key in row if not any(word in key for word in VOLATILE)} for row in kept]
-
-
-class Killed(BaseException):
-    """Ends a comparison at once, as a signal would."""
 
 
 def test_stopped_and_called_again_it_ends_with_the_same_numbers(

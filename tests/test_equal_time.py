@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from tests.stopping import stopped_often
 
 from quatrain import records, report
 from quatrain.cli import compare as command
@@ -203,26 +204,9 @@ def test_the_same_data_come_in_the_same_order(finished):
         assert first[mixer, None] == first[mixer, "time"]
 
 
-class Killed(BaseException):
-    """Ends a comparison at once, as a signal would."""
-
-
 def test_stopped_anywhere_it_ends_with_the_same_numbers(finished, text, tmp_path):
-    out, stops = tmp_path / "parts", 0
-    while True:
-        left = random.Random(stops).randrange(30, 130)
-
-        def count(event):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Killed
-
-        try:
-            compare(config_of(text), out, count, threads=1)
-            break
-        except Killed:
-            stops += 1
+    out = tmp_path / "parts"
+    stops = stopped_often(lambda events: compare(config_of(text), out, events, threads=1), 30, 130)
     assert stops >= 2
     assert numbers_of(out) == numbers_of(finished[0])
 

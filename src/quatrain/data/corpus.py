@@ -235,13 +235,8 @@ def is_binary(path: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    try:
-        with open_file(path) as file:
-            return file.read(_HEAD)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"data source {str(path)!r}: cannot be read: {error}") from None
-    except OSError as error:
-        raise DataError(f"data source {str(path)!r}: cannot be read: {error.strerror or error}") from None
+    with reading(path), open_file(path) as file:
+        return file.read(_HEAD)
 
 
 def _files(found: Iterable[object]) -> str:

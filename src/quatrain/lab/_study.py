@@ -10,6 +10,7 @@ from quatrain.config.schema import to_dict
 from quatrain.data.prepare import Data, prepare
 from quatrain.data.task import Task
 from quatrain.data.tokens import TokenFile
+from quatrain.lab.calibrate import STEPS
 from quatrain.lab.config import CompareConfig
 from quatrain.model.config import ModelConfig
 from quatrain.model.count import parameters
@@ -98,6 +99,24 @@ def study_of(config: CompareConfig, folder: Path) -> Study:
     from quatrain.lab.sequences import SequenceTask
 
     return SequenceTask(config, data)
+
+
+def planned(plan: "Plan", lr: float, seed: int, eval_tokens: int) -> Row:
+    """Settings of training that the plan decides."""
+    return {
+        "steps": plan.steps,
+        "lr": lr,
+        "seed": seed,
+        "eval_every": plan.eval_every,
+        "eval_tokens": eval_tokens,
+        "save_every": plan.save_every,
+    }
+
+
+def few_steps(config: CompareConfig, eval_tokens: int) -> Row:
+    """Settings of training for calibration."""
+    once = {"steps": STEPS, "eval_every": STEPS, "save_every": STEPS}
+    return once | {"lr": config.learning_rates[0], "seed": 0, "eval_tokens": eval_tokens}
 
 
 def summary(model: SequenceModel, context: int) -> Row:

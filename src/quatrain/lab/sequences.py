@@ -20,8 +20,7 @@ from quatrain.data.sequences import Part, SequenceFile
 from quatrain.data.task import TASKS
 from quatrain.errors import DataError
 from quatrain.lab import _samples, probes
-from quatrain.lab._study import Row
-from quatrain.lab.calibrate import STEPS
+from quatrain.lab._study import Row, few_steps, planned
 from quatrain.lab.config import BATCH, SEQUENCE, CompareConfig
 from quatrain.lab.plan import Plan
 from quatrain.model.config import ModelConfig
@@ -140,24 +139,14 @@ class SequenceTask:
 
     def run(self, model: ModelConfig, lr: float, seed: int, plan: Plan) -> RunConfig:
         """The training run of one model, learning rate and seed."""
-        return self._run(
-            model,
-            steps=plan.steps,
-            lr=lr,
-            seed=seed,
-            eval_every=plan.eval_every,
-            eval_tokens=min(_LOOK[1], max(plan.eval_tokens, plan.tokens // 16)),
-            save_every=plan.save_every,
-        )
+        look = min(_LOOK[1], max(plan.eval_tokens, plan.tokens // 16))
+        return self._run(model, planned(plan, lr, seed, look))
 
     def trial(self, model: ModelConfig) -> RunConfig:
         """A few steps, for calibration."""
-        lr = self.config.learning_rates[0]
-        return self._run(
-            model, steps=STEPS, lr=lr, seed=0, eval_every=STEPS, eval_tokens=_LOOK[0], save_every=STEPS
-        )
+        return self._run(model, few_steps(self.config, _LOOK[0]))
 
-    def _run(self, model: ModelConfig, **train: Any) -> RunConfig:
+    def _run(self, model: ModelConfig, train: Row) -> RunConfig:
         config = self.config
         settings = {
             "sequence": config.sequence,

@@ -22,8 +22,7 @@ from quatrain.infer.evaluate import evaluate
 from quatrain.infer.generate import generate
 from quatrain.infer.sample import Sampling
 from quatrain.lab import baselines, far, losses, probes
-from quatrain.lab._study import Row
-from quatrain.lab.calibrate import STEPS
+from quatrain.lab._study import Row, few_steps, planned
 from quatrain.lab.config import CompareConfig, for_text
 from quatrain.lab.plan import Plan
 from quatrain.lab.windows import Pieces, Tokens, cut
@@ -92,24 +91,13 @@ class TextTask:
 
     def run(self, model: ModelConfig, lr: float, seed: int, plan: Plan) -> RunConfig:
         """The training run of one model, learning rate and seed."""
-        return self._run(
-            model,
-            steps=plan.steps,
-            lr=lr,
-            seed=seed,
-            eval_every=plan.eval_every,
-            eval_tokens=plan.eval_tokens,
-            save_every=plan.save_every,
-        )
+        return self._run(model, planned(plan, lr, seed, plan.eval_tokens))
 
     def trial(self, model: ModelConfig) -> RunConfig:
         """A few steps, for calibration."""
-        lr = self.config.learning_rates[0]
-        return self._run(
-            model, steps=STEPS, lr=lr, seed=0, eval_every=STEPS, eval_tokens=8192, save_every=STEPS
-        )
+        return self._run(model, few_steps(self.config, 8192))
 
-    def _run(self, model: ModelConfig, **train: Any) -> RunConfig:
+    def _run(self, model: ModelConfig, train: Row) -> RunConfig:
         config = self.config
         settings = {
             "sequence": config.sequence,

@@ -30,14 +30,18 @@ class Recordable(Protocol):
         """Record ``y (B, D) = mixer(x (B, D))``, added to y with ``add``."""
 
 
-class Step(Recordable, Protocol[S]):
-    """One step of a mixer for one batch size, with any state."""
+class Bindable(Protocol[S]):
+    """A recorded step for one batch size, into which any state can be put."""
 
     def open(self, tape: Tape) -> None:
         """Note where states stand in the tape, which is complete."""
 
     def bind(self, state: S) -> S | None:
         """Put a state in; the new state, which the next run fills, or None where this one is not taken."""
+
+
+class Step(Recordable, Bindable[S], Protocol[S]):
+    """One step of a mixer for one batch size, with any state."""
 
 
 class Write(Protocol):
@@ -90,7 +94,7 @@ class FixedStep(Generic[S]):
 class _Record:
     """One recorded step of a module."""
 
-    def __init__(self, module: Any, step: Step[Any], batch: int, width: int, dtype: torch.dtype) -> None:
+    def __init__(self, module: Any, step: Bindable[Any], batch: int, width: int, dtype: torch.dtype) -> None:
         tape = Tape()
         x, y = torch.empty(2, batch, width, dtype=dtype, device="cpu").unbind(0)
         module._record(tape, step, x, y)

@@ -14,7 +14,7 @@ from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.kernels.rms_norm import cpu as rms_norm_cpu
 from quatrain.mixers import mixer_class
-from quatrain.mixers._recorded import Recordable, Recorded, Step, plain
+from quatrain.mixers._recorded import Bindable, Recordable, Recorded, Step, plain
 from quatrain.model.config import ModelConfig
 
 State = tuple[tuple[Tensor, ...], ...]  # one state per layer, each its mixer's NamedTuple, batch first
@@ -135,13 +135,10 @@ class Block(nn.Module):
 
 
 class _StackStep:
-    """The steps of all layers as one."""
+    """The steps of all layers as one, which the backbone records."""
 
     def __init__(self, steps: list[Step[Any]]) -> None:
         self.steps = steps
-
-    def record(self, tape: Tape, x: Tensor, y: Tensor, add: bool) -> None:
-        raise NotImplementedError  # the backbone records its layers
 
     def open(self, tape: Tape) -> None:
         for step in self.steps:
@@ -247,7 +244,7 @@ class Backbone(nn.Module):
             states.append(after)
         return (x if self.norm is None else self.norm(x)), tuple(states)
 
-    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[Any] | None:
+    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Bindable[Any] | None:
         if len(self.blocks) != len(self.layers) or (self.norm is not None and type(self.norm) is not RMSNorm):
             return None
         if any(block.mixer.config.width != self.config.width for block in self.blocks):
