@@ -1,8 +1,9 @@
 """What a public step costs beside its matrix-vector products, at batch 1 on the CPU, ways taken in turns.
 
-For each model of 12 layers x 512: `LanguageModel.step` from state to state, against the products of a token
-alone, recorded (with attention also its read of keys and values). Their difference over the layers is the
-overhead per layer. One layer of LSTM, likewise, against ``torch.nn.LSTM`` called step by step.
+For each model of 12 layers x 512: `LanguageModel.step` from state to state; `Decoder`, which runs the same
+kernels with states of its own; and the products of a token alone, recorded (with attention also its read of
+keys and values). Step less `Decoder`, over the layers, is the overhead per layer: checks, and states as
+values. One layer of LSTM, likewise, against ``torch.nn.LSTM`` called step by step.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from _rows import row, save
 from torch import nn
 
+from quatrain.infer._decoder import Decoder
 from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.attention import cpu as attention
 from quatrain.kernels.linear_step import cpu as linear_step
@@ -82,22 +84,29 @@ def model_step(case: str, dtype: str, tokens: int) -> list[dict[str, Any]]:
         nonlocal state
         _, state = model.step(token, state)
 
-    bare = products(model, context)
-    taken = alternate({"quatrain:step": step, "products": bare}, tokens)
-    ours, alone = (median(seconds) for seconds in taken.values())
+    decoder = Decoder(model, state)
+    ways = {
+        "quatrain:step": step,
+        "quatrain:decoder": lambda: decoder(token),
+        "products": products(model, context),
+    }
+    taken = alternate(ways, tokens)
+    ours, kernels, alone = (median(seconds) for seconds in taken.values())
     extra = {
-        "us_per_layer": round((ours - alone) / LAYERS * 1e6, 1),
+        "us_per_layer": round((ours - kernels) / LAYERS * 1e6, 1),
+        "us_per_layer_over_products": round((ours - alone) / LAYERS * 1e6, 1),
         "of_products": round(ours / alone, 2),
         "best": round(min(taken["quatrain:step"]) * 1e3, 4),
     }
     name = f"{case} {LAYERS} x {WIDTH}"
     sys.stdout.write(
-        f"{name:32s} {dtype:9s} step {ours * 1e3:7.3f} ms, products {alone * 1e3:7.3f} ms, "
+        f"{name:32s} {dtype:9s} step {ours * 1e3:6.3f} ms, decoder {kernels * 1e3:6.3f}, products {alone * 1e3:6.3f}, "
         f"{extra['us_per_layer']:6.1f} us a layer, {extra['of_products']:.2f} x\n"
     )
     return [
-        row("step", "quatrain:step", name, dtype, "forward", ms=round(ours * 1e3, 4), **extra),
-        row("step", "products", name, dtype, "forward", ms=round(alone * 1e3, 4)),
+        row("step", "quatrain:step", name, dtype, "step", ms=round(ours * 1e3, 4), **extra),
+        row("step", "quatrain:decoder", name, dtype, "step", ms=round(kernels * 1e3, 4)),
+        row("step", "products", name, dtype, "step", ms=round(alone * 1e3, 4)),
     ]
 
 
@@ -144,9 +153,9 @@ def layer_step(width: int, tokens: int) -> list[dict[str, Any]]:
         f"{case:32s} float32   step {mine:7.4f} ms, nn.LSTM {yours:7.4f} ms, {yours / mine:.2f} x\n"
     )
     return [
-        row("layer step", "quatrain:LSTM.step", case, "float32", "forward", ms=round(mine, 5),
+        row("layer step", "quatrain:LSTM.step", case, "float32", "step", ms=round(mine, 5),
             speedup=round(yours / mine, 2)),
-        row("layer step", "torch:nn.LSTM", case, "float32", "forward", ms=round(yours, 5)),
+        row("layer step", "torch:nn.LSTM", case, "float32", "step", ms=round(yours, 5)),
     ]  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from quatrain.errors import QuatrainError, ShapeError
+from quatrain.infer._decoder import Decoder
 from quatrain.kernels import _core
-from quatrain.mixers import mixer_class
+from quatrain.mixers import MIXERS, mixer_class
 from quatrain.mixers._recorded import Recorded
 from quatrain.model import LanguageModel, ModelConfig
 
@@ -389,6 +390,54 @@ def test_models_step_as_they_do_without_records(pattern: str, form: str, dtype: 
                 *(type(s)(*(x.to(dtype) if x.is_floating_point() else x for x in s)) for s in (one, other))
             )
     assert recorded(model.backbone) == 1
+
+
+def longer(module: torch.nn.Module, name: str) -> None:
+    """Put a parameter one row longer in the place of the one called ``name``."""
+    where, _, last = name.rpartition(".")
+    old = module.get_parameter(name)
+    new = torch.nn.Parameter(torch.zeros(len(old) + 1, *old.shape[1:]))
+    setattr(module.get_submodule(where), last, new)
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_an_exchanged_weight_is_refused_before_the_core_reads_it(kind: str) -> None:
+    for name, _ in mixer_class(kind)(width=WIDTH).named_parameters():
+        layer = mixer_class(kind)(width=WIDTH)
+        state = layer.initial_state(1)
+        longer(layer, name)
+        with torch.no_grad():
+            if name == "out_proj.weight":  # nothing has to fit behind it: the output is longer
+                assert layer.step(noise(1, WIDTH), state)[0].shape == (1, WIDTH + 1)
+                continue
+            with pytest.raises((ShapeError, RuntimeError)):
+                layer.step(noise(1, WIDTH), state)
+            with pytest.raises((ShapeError, RuntimeError)):
+                layer(noise(1, 3, WIDTH))
+
+
+@pytest.mark.parametrize("pattern", MIXERS)
+def test_an_exchanged_weight_of_a_model_is_refused(pattern: str) -> None:
+    config = ModelConfig(vocab=31, width=WIDTH, layers=1, pattern=pattern, mlp="gated")
+    names = [name for name, _ in LanguageModel(config).named_parameters() if name != "embedding.weight"]
+    for name in names:
+        model = LanguageModel(config)
+        state = model.initial_state(1)
+        longer(model, name)
+        with torch.no_grad():
+            with pytest.raises((ShapeError, RuntimeError)):
+                model.step(torch.tensor([3]), state)
+            with pytest.raises((ShapeError, RuntimeError)):
+                Decoder(model, state)(torch.tensor([3]))
+
+
+def test_looking_up_shapes_draws_no_numbers() -> None:
+    model = LanguageModel(ModelConfig(vocab=31, width=WIDTH, layers=2, pattern="s6 attention"))
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        model.step(torch.tensor([3]), model.initial_state(1))
+    assert recorded(model.backbone) == 1
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_mixer_of_another_width_is_refused() -> None:

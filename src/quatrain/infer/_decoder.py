@@ -11,6 +11,7 @@ from quatrain.kernels import rms_norm
 from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.kernels.linear_step import linear
+from quatrain.mixers._recorded import shapes, shapes_of
 from quatrain.mixers._run import RecordedRun, Run
 from quatrain.model.backbone import Block, GatedMLP, RMSNorm, State
 from quatrain.model.lm import LanguageModel
@@ -30,7 +31,8 @@ class Decoder:
         self._model = model
         self._state: State | None = None
         self._record: _Record | None = None
-        if type(model).step is not LanguageModel.step:  # a subclass knows better
+        built = shapes(model) == shapes_of(lambda: LanguageModel(model.config))
+        if type(model).step is not LanguageModel.step or not built:  # who changed it knows better
             self._state = state
             return
         blocks = model.backbone.blocks

@@ -74,7 +74,7 @@ def layer(
         dtype = torch.get_autocast_dtype("cpu")
         x, in_weight, weight = (v.to(dtype) for v in (x, in_weight, weight))
         in_bias, bias = (None if v is None else v.to(dtype) for v in (in_bias, bias))
-    if not _can_run(x, impl):
+    if not (_can_run(x, impl) and _fit(kind, x, in_weight, in_bias, weight, bias)):
         return None
     results: tuple[Tensor, ...] = call(_Layer, kind, variant, x, in_weight, in_bias, weight, bias, h0, c0)
     return results
@@ -101,6 +101,8 @@ def step(
         return None
     width, wide = weight.shape[1], wide_dtype(x.dtype)
     if recorded(x, in_weight, weight, h0) or in_weight.dtype != x.dtype:
+        return None
+    if not _fit(kind, x, in_weight, in_bias, weight, bias):
         return None
     h0, c0 = h0.to(wide), None if c0 is None else c0.to(wide)
     y, h = x.new_empty(len(x), width), h0.new_empty(h0.shape)
@@ -138,6 +140,19 @@ def _can_run(x: Tensor, impl: str) -> bool:
         and x.dtype in DTYPES
         and not torch.compiler.is_compiling()
         and _core.missing() is None
+    )
+
+
+def _fit(
+    kind: Kind, x: Tensor, in_weight: Tensor, in_bias: Tensor | None, weight: Tensor, bias: Tensor | None
+) -> bool:
+    """Whether the shapes of weights fit each other: whoever exchanged one gets the op's error instead."""
+    rows, width = weight.shape
+    return (
+        rows == kind.gates * width
+        and in_weight.shape == (rows, x.shape[-1])
+        and (in_bias is None or in_bias.shape == (rows,))
+        and (bias is None or bias.shape == (width,))
     )
 
 

@@ -193,6 +193,10 @@ class Causal(nn.Module, Generic[S]):
     def _record(self, tape: Tape, step: Step[S], x: Tensor, y: Tensor) -> None:
         step.record(tape, x, y, add=False)
 
+    def like_new(self) -> "Causal[S]":
+        """A mixer of the same config with weights of its own."""
+        return type(self)(self.config)
+
     def _is_recordable(self, kind: type["Causal[Any]"], *maps: nn.Module) -> bool:
         """Whether this is a ``kind`` itself with plain linear maps, whose choice of implementation allows the
         core.

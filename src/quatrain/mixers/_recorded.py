@@ -5,7 +5,7 @@ of scratch memory; input, output and states are put in each time. Before each st
 at again: same modules, same memory, same layout. Values may change, since nothing is derived from them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_int64
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -152,6 +152,7 @@ class Recorded:
 
     def __init__(self) -> None:
         self._free: dict[tuple[Any, ...], list[_Record]] = {}
+        self._built: dict[str, torch.Size] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Recorded":
         return Recorded()
@@ -181,12 +182,30 @@ class Recorded:
         except IndexError:  # another thread has it
             record = None
         if record is None or not record.holds():
-            record = _new(module, x)
+            record = self._new(module, x)
             if record is None:
                 return None
         done = record.run(x, state)
         self._free.setdefault(key, []).append(record)
         return done
+
+    def _new(self, module: Any, x: Tensor) -> _Record | None:
+        if not 1 <= len(x) <= linear_step.MOST_ROWS or not x.is_cpu:
+            return None
+        weights = list(module.parameters())
+        fit = all(
+            type(p) is Parameter and p.dtype is x.dtype and p.is_cpu and p.is_contiguous() for p in weights
+        )
+        if not fit or any(_hooks(module.modules())):
+            return None
+        step = module._recorded_step(len(x), x.dtype)
+        if step is None:
+            return None
+        if not self._built:
+            self._built = shapes_of(module.like_new)
+        if self._built != shapes(module):  # a part was exchanged: its own step says what does not fit
+            return None
+        return _Record(module, step, len(x), x.shape[1], x.dtype)
 
 
 def put(x: Tensor, places: Sequence[c_int64]) -> None:
@@ -201,15 +220,17 @@ def plain(*modules: nn.Module) -> bool:
     return all(type(module) is nn.Linear for module in modules)
 
 
-def _new(module: Any, x: Tensor) -> _Record | None:
-    if x.ndim != 2 or not 1 <= len(x) <= linear_step.MOST_ROWS or not x.is_cpu:
-        return None
-    weights = list(module.parameters())
-    fit = all(type(p) is Parameter and p.dtype is x.dtype and p.is_cpu and p.is_contiguous() for p in weights)
-    if not fit or any(p.numel() == 0 for p in weights) or any(_hooks(module.modules())):
-        return None
-    step = module._recorded_step(len(x), x.dtype)
-    return None if step is None else _Record(module, step, len(x), x.shape[1], x.dtype)
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of a module's parameters by name."""
+    return {name: p.shape for name, p in module.named_parameters()}
+
+
+def shapes_of(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
+    """The shapes of the parameters that a module has when it is built: recorded calls rely on them, since the
+    core gets addresses alone. Takes no memory and draws no numbers.
+    """
+    with torch.device("meta"):
+        return shapes(build())
 
 
 def _hooks(modules: Any) -> list[dict[int, Any]]:

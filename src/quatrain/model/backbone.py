@@ -63,7 +63,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, kind: str) -> None:
         super().__init__()
-        self.kind = kind
+        self.config, self.kind = config, kind
         self.residual = config.form == "residual"
         self.mixer = mixer_class(kind)(config.mixer_config(kind))
         self.dropout = nn.Dropout(config.dropout)
@@ -89,21 +89,22 @@ class Block(nn.Module):
         """One token: ``x (B, D)``."""
         if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
             done: tuple[Tensor, tuple[Tensor, ...]] | None = self._recorded.step(
-                self, self.mixer.config.width, x, state
+                self, self.config.width, x, state
             )
             if done is not None:
                 return done
         y, state = self.mixer.step(x if self.norm is None else self.norm(x), state)
         return self._add(x, y), state
 
+    def like_new(self) -> "Block":
+        """A block of the same config with weights of its own."""
+        return Block(self.config, self.kind)
+
     def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[Any] | None:
         mlp = self.mlp
         if mlp is not None and not (type(mlp) is GatedMLP and plain(mlp.gate, mlp.up, mlp.down)):
             return None
-        norms = (norm for norm in (self.norm, self.mlp_norm) if norm is not None)
-        if any(
-            type(norm) is not RMSNorm or norm.weight.shape != (self.mixer.config.width,) for norm in norms
-        ):
+        if any(type(norm) is not RMSNorm for norm in (self.norm, self.mlp_norm) if norm is not None):
             return None
         return self.mixer._recorded_step(batch, dtype)
 
@@ -244,11 +245,13 @@ class Backbone(nn.Module):
             states.append(after)
         return (x if self.norm is None else self.norm(x)), tuple(states)
 
+    def like_new(self) -> "Backbone":
+        """A backbone of the same config with weights of its own."""
+        return Backbone(self.config)
+
     def _recorded_step(self, batch: int, dtype: torch.dtype) -> Bindable[Any] | None:
         if len(self.blocks) != len(self.layers) or (self.norm is not None and type(self.norm) is not RMSNorm):
             return None
-        if any(block.mixer.config.width != self.config.width for block in self.blocks):
-            return None  # somebody has exchanged a mixer: its own step says what is wrong
         steps = [block._recorded_step(batch, dtype) for block in self.blocks]
         found = [step for step in steps if step is not None]
         return _StackStep(found) if len(found) == len(steps) else None
