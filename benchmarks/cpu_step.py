@@ -100,8 +100,9 @@ def model_step(case: str, dtype: str, tokens: int) -> list[dict[str, Any]]:
     }
     name = f"{case} {LAYERS} x {WIDTH}"
     sys.stdout.write(
-        f"{name:32s} {dtype:9s} step {ours * 1e3:6.3f} ms, decoder {kernels * 1e3:6.3f}, products {alone * 1e3:6.3f}, "
-        f"{extra['us_per_layer']:6.1f} us a layer, {extra['of_products']:.2f} x\n"
+        f"{name:32s} {dtype:9s} step {ours * 1e3:6.3f} ms, decoder {kernels * 1e3:6.3f}, "
+        f"products {alone * 1e3:6.3f}, {extra['us_per_layer']:6.1f} us a layer, "
+        f"{extra['of_products']:.2f} x\n"
     )
     return [
         row("step", "quatrain:step", name, dtype, "step", ms=round(ours * 1e3, 4), **extra),
