@@ -67,7 +67,7 @@ class Predictor:
         queue = iter(items)
         while block := list(islice(queue, _BATCH)):
             for item in block:
-                self._check(item)
+                self.check(item)
             sequences = [self.meaning.normalised(item.values) for item in block]
             lengths = torch.tensor([len(sequence) for sequence in sequences])
             inputs = padded(sequences, self.meaning.channels).to(self.model.device)
@@ -113,7 +113,8 @@ class Predictor:
         ordered = np.sort(values[..., 1:], -1)  # quantiles are learnt one by one and may cross
         return Forecast(meaning.columns[: meaning.targets], values[..., 0], ordered)
 
-    def _check(self, item: Item) -> None:
+    def check(self, item: Item) -> None:
+        """Raise DataError for an item of another shape, or rate, than the model reads."""
         channels = item.values.shape[1] if item.values.ndim == 2 else 0
         if channels != self.meaning.channels:
             here, there = (f"{n} numbers a step" if n else "text" for n in (channels, self.meaning.channels))

@@ -22,7 +22,7 @@ from quatrain.mixers._check import check_input
 from quatrain.model.sequence import SequenceModel
 
 LIMIT = 512  # steps that are looked at unless more are asked for: a map of T steps holds T^2 numbers a head
-_STARTS, _REACH = 4, 256  # of an RNN's memory: places where it is measured, and steps it is followed
+_STARTS, _REACH = 16, 256  # of an RNN's memory: places where it is measured, and steps it is followed
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def look(model: SequenceModel, inputs: Tensor, *, limit: int = LIMIT) -> list[La
         ConfigError: limit below 1.
 
     Cost: two passes over each mixer, one of them step by step where it is recurrent; attention holds T^2
-    numbers a head; an RNN of width D also multiplies matrices D x D, at most 1024, until nothing is left.
+    numbers a head; an RNN of width D also multiplies matrices D x D, at most 4096, until nothing is left.
     """
     check(type(limit) is int and limit >= 1, "limit", limit, "must be an integer of at least 1")
     ndim = 2 if model.config.channels else 1
@@ -196,7 +196,7 @@ def _rnn(mixer: Any, x: Tensor) -> Inside:
     memory = _rnn_memory(h.to(mixer._wide), mixer.recurrent.to(mixer._wide), mixer.config.nonlinearity)
     by = (
         "no gate to read it off: measured as the steps after which a small change of one unit has shrunk to "
-        f"1/e of its size, per unit, from {_STARTS} places of the input, followed for at most {_REACH} steps"
+        f"1/e of its size, per unit, from up to {_STARTS} places in the first half of the input"
     )
     if memory is None:
         by = "no gate to read it off, and the input is too short to measure it"
@@ -207,27 +207,26 @@ def _rnn_memory(h: Tensor, matrix: Tensor, nonlinearity: str) -> Tensor | None:
     """(B, D): the first k at which column j of d h_{t+k} / d h_t is shorter than 1/e.
 
     d h_t / d h_{t-1} = diag(f'(a_t)) W; f' is 1 - h^2 for tanh, 1 where h > 0 for ReLU. Between two steps the
-    crossing is interpolated on the logarithm; over the starts 1/k is averaged, so that one start from which
-    nothing fades (k = inf) does not decide alone.
+    crossing is interpolated on the logarithm; over the starts t, 1/k is averaged, so that one start from
+    which nothing fades (k = inf) does not decide alone.
     """
     batch, time, width = h.shape
     if time < 2:
         return None
     slope = 1 - h.square() if nonlinearity == "tanh" else (h > 0).to(h.dtype)
-    rates = []
-    for start in sorted({round(index * (time - 1) / (2 * _STARTS)) for index in range(_STARTS)}):
-        product = torch.eye(width, dtype=h.dtype, device=h.device).repeat(batch, 1, 1)
-        memory, last = h.new_full((batch, width), inf), h.new_zeros(batch, width)
-        for k in range(1, min(time - 1 - start, _REACH) + 1):
-            product = slope[:, start + k, :, None] * (matrix @ product)
-            size = product.norm(dim=1).log()  # (B, D)
-            crossed = (size < -1) & memory.isinf()
-            memory = torch.where(crossed, k - 1 + (last + 1) / (last - size), memory)
-            last = size
-            if not memory.isinf().any():
-                break
-        rates.append(1 / memory)
-    return 1 / torch.stack(rates).mean(0)
+    starts = torch.linspace(0, (time - 1) // 2, min(_STARTS, 1 + (time - 1) // 2), device=h.device).long()
+    product = torch.eye(width, dtype=h.dtype, device=h.device).repeat(batch, len(starts), 1, 1)
+    memory, last = h.new_full((batch, len(starts), width), inf), h.new_zeros(batch, len(starts), width)
+    for k in range(1, min(time, 1 + _REACH)):
+        there = starts + k < time
+        if not (memory.isinf() & there[:, None]).any():
+            break
+        product = slope[:, (starts + k).clamp(max=time - 1), :, None] * (matrix @ product)
+        size = torch.linalg.vector_norm(product, dim=2).log()  # (B, S, D)
+        crossed = (size < -1) & memory.isinf() & there[:, None]
+        memory = torch.where(crossed, k - 1 + (last + 1) / (last - size), memory)
+        last = size
+    return 1 / (1 / memory).mean(1)
 
 
 def _attention(mixer: Any, x: Tensor) -> Inside:
