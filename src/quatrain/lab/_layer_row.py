@@ -25,7 +25,7 @@ def layer_rows(layers: Sequence[Layer], labels: Sequence[str]) -> list[Row]:
     Fields: ``index``, ``mixer``, the norms ``before hidden added mlp`` (lists of T), ``memory``,
     ``memory_by``, ``strips`` (see `_strip`), ``maps``, ``heads``.
     """
-    strips = sum(len(layer.gates) + (layer.step is not None) for layer in layers)
+    strips = sum(len(layer.gates) + (layer.step is not None) + (layer.kind == "rnn") for layer in layers)
     heads = sum(len(layer.attention) for layer in layers if layer.attention is not None)
     time = len(layers[0].hidden)
     most = max(8, min(96, _STRIPS // (max(1, strips) * min(time, COLUMNS))))
@@ -38,6 +38,9 @@ def _row(layer: Layer, labels: Sequence[str], most: int, side: int) -> Row:
     if layer.step is not None:
         changes = bool((layer.step != layer.step[0]).any())
         strips.append(_strip("step", layer.step, labels, most, "ratio" if changes else "log"))
+    if layer.kind == "rnn" and layer.state is not None:  # there is nothing else to be seen in it
+        size = layer.state.abs()
+        strips.append(_strip("state", size, labels, most, "unit" if size.max() <= 1 else "linear"))
     for name, gate in layer.gates.items():
         bounded = layer.kind in ("lstm", "gru")
         strips.append(

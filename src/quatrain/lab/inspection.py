@@ -17,7 +17,7 @@ from quatrain.data.batches import padded
 from quatrain.data.readers._item import Item, finite
 from quatrain.data.sequences import Meaning
 from quatrain.data.tokenizer import Tokenizer
-from quatrain.errors import DataError
+from quatrain.errors import DataError, DivergedError
 from quatrain.infer._mode import evaluating
 from quatrain.infer.answers import Predictor
 from quatrain.infer.inputs import read_context, read_inputs, read_texts
@@ -78,12 +78,14 @@ def inspect(
         DataError: an input that is missing, empty, binary, or of another kind than the model reads.
         CheckpointError: a checkpoint that is missing, damaged or foreign.
         ConfigError: limit below 1, a device that is not usable.
+        DivergedError: the model gives NaN or infinities.
 
     Cost: see `quatrain.lab.look.look`.
     """
     check(type(limit) is int and limit >= 1, "limit", limit, "must be an integer of at least 1")
     there = choose(device)
-    subject = (_text if task_of(checkpoint) == "lm" else _sequence)(checkpoint, input, limit, there)
+    read = _text if task_of(checkpoint) == "lm" else _sequence
+    subject = read(checkpoint, input, limit, there, name or "input")
     model, config = subject.model, subject.model.config
     about = {
         "kind": "inspection",
@@ -100,6 +102,11 @@ def inspect(
         "notes": subject.notes,
     }
     layers = look(model, subject.inputs, limit=len(subject.inputs))
+    for layer in layers:
+        wrong = torch.nonzero(~layer.hidden.isfinite())
+        if len(wrong):
+            what = f"layer {layer.index + 1} ({layer.kind}) gives no finite numbers"
+            raise DivergedError(f"{checkpoint}: {what} from step {int(wrong[0]) + 1} on")
     found = layer_rows(layers, subject.labels)
     return [about, *subject.rows, *({"kind": "layer", **row} for row in found)]
 
@@ -141,12 +148,12 @@ def _first(items: Iterator[Any], path: Path, notes: list[str]) -> Any:
 # -- language models
 
 
-def _text(checkpoint: str | Path, input: Input, limit: int, device: torch.device) -> _Subject:
+def _text(checkpoint: str | Path, input: Input, limit: int, device: torch.device, name: str) -> _Subject:
     if isinstance(input, np.ndarray):
         raise DataError("input: an array of numbers; a language model reads a text (bytes) or a file")
     notes: list[str] = []
     if isinstance(input, bytes):
-        where, text = "text", input
+        where, text = name, input
     else:
         where, text = _first(iter(read_texts(Path(input))), Path(input), notes)
     if b"\0" in text[:1024]:
@@ -257,14 +264,14 @@ def _shown(piece: bytes) -> str:
 # -- every other task
 
 
-def _sequence(checkpoint: str | Path, input: Input, limit: int, device: torch.device) -> _Subject:
+def _sequence(checkpoint: str | Path, input: Input, limit: int, device: torch.device, name: str) -> _Subject:
     predictor = Predictor(checkpoint, device)
     meaning, config = predictor.meaning, predictor.model.config
     notes: list[str] = []
     if predictor.task == "forecast":
-        item = _series(input, meaning, min(limit, predictor.context, _reach(config)), notes)
+        item = _series(input, meaning, min(limit, predictor.context, _reach(config)), name, notes)
     elif isinstance(input, (bytes, np.ndarray)):
-        item = Item(_values(input), None, "input", rate=meaning.rate)
+        item = Item(_values(input, name), None, name, rate=meaning.rate)
     else:
         item = _first(iter(read_inputs(Path(input), meaning)), Path(input), notes)
     predictor.check(item)
@@ -284,30 +291,34 @@ def _sequence(checkpoint: str | Path, input: Input, limit: int, device: torch.de
     return subject
 
 
-def _values(input: bytes | NDArray[Any]) -> NDArray[Any]:
+def _values(input: bytes | NDArray[Any], name: str) -> NDArray[Any]:
     if isinstance(input, bytes):
         if not input:
-            raise DataError("input: the text is empty")
+            raise DataError(f"{name}: the text is empty")
         if b"\0" in input[:1024]:
-            raise DataError("input: is binary, not text (a NUL in its first 1024 bytes)")
+            raise DataError(f"{name}: is binary, not text (a NUL in its first 1024 bytes)")
         return np.frombuffer(input, dtype=np.uint8)
     if input.ndim not in (1, 2) or input.dtype.kind not in "fiu" or 0 in input.shape:
         got = f"shape {input.shape} of {input.dtype}"
-        raise DataError(f"input: {got}: must be numbers (T,) or (T, C) with at least one step")
-    return finite(input if input.ndim == 2 else input[:, None], "input")
+        raise DataError(f"{name}: {got}: must be numbers (T,) or (T, C) with at least one step")
+    return finite(input if input.ndim == 2 else input[:, None], name)
 
 
-def _series(input: Input, meaning: Meaning, limit: float, notes: list[str]) -> Item:
+def _series(input: Input, meaning: Meaning, limit: float, name: str, notes: list[str]) -> Item:
     """The last rows of a series: from the last one it is forecast."""
     if isinstance(input, bytes):
-        raise DataError("input: a text; the model forecasts numbers")
-    kept = int(limit)
-    rows = _values(input) if isinstance(input, np.ndarray) else read_context(Path(input), meaning, kept + 1)
+        raise DataError(f"{name}: a text; the model forecasts numbers")
+    kept, given = int(limit), isinstance(input, np.ndarray)
+    rows = (
+        _values(input, name)
+        if isinstance(input, np.ndarray)
+        else read_context(Path(input), meaning, kept + 1)
+    )
+    where = name if given else str(input)
     if not len(rows):
-        raise DataError(f"{input}: is empty")
+        raise DataError(f"{where}: is empty")
     if len(rows) > kept:
         notes.append(f"Only the last {kept:,} rows of the series are looked at.")
-    where = "input" if isinstance(input, np.ndarray) else str(input)
     return Item(rows[-kept:], None, where, rate=meaning.rate)
 
 

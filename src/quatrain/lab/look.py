@@ -35,17 +35,20 @@ class Inside:
             state); each ``(B, T, D)`` in (0, 1). S6 and S4D: ``output``, SiLU(z) ``(B, T, E)``, which is at
             least -0.28 and has no upper end.
         step: step size ``(B, T, E)``, S6: softplus(dt_proj(s)), S4D: the same at all steps.
+        state: what the layer carries on, after each step ``(B, T, D)``: RNN and GRU: the hidden vector, LSTM:
+            the cell.
         attention: weights ``(B, H, T, T)``: row t says how much step t reads of each step; rows sum to 1.
         memory: steps until what was written has faded to about 1/e, ``(B, ...)``; see ``memory_by``. It may
             hold inf: not faded within the input.
         memory_by: how ``memory`` was found, and per what, in words.
-        parts: what else the layer's rule takes, for whoever wants to recompute it: LSTM ``candidate`` and
-            ``cell``, GRU ``candidate``, S6 ``input``, ``b``, ``c``, S4D ``input``, attention ``value``.
+        parts: what else the layer's rule takes, for whoever wants to recompute it: LSTM and GRU
+            ``candidate``, S6 ``input``, ``b``, ``c``, S4D ``input``, attention ``value``.
     """
 
     kind: str
     gates: Mapping[str, Tensor] = field(default_factory=dict)
     step: Tensor | None = None
+    state: Tensor | None = None
     attention: Tensor | None = None
     memory: Tensor | None = None
     memory_by: str = ""
@@ -56,8 +59,8 @@ class Inside:
 class Layer:
     """What one layer of a model does on one sequence of T steps; the tensors lie on the CPU.
 
-    ``gates``, ``step``, ``attention``, ``memory`` and ``memory_by`` are those of `Inside` without the batch:
-    ``(T, E)``, ``(T, E)``, ``(H, T, T)``.
+    ``gates``, ``step``, ``state``, ``attention``, ``memory`` and ``memory_by`` are those of `Inside` without
+    the batch: ``(T, E)``, ``(T, E)``, ``(T, D)``, ``(H, T, T)``.
 
     Attributes:
         index: 0 is the layer that reads the embedding.
@@ -76,6 +79,7 @@ class Layer:
     mlp: Tensor | None
     gates: Mapping[str, Tensor]
     step: Tensor | None
+    state: Tensor | None
     attention: Tensor | None
     memory: Tensor | None
     memory_by: str
@@ -129,8 +133,20 @@ def _layer(
         return None if x is None else x[0].cpu()
 
     gates = {name: gate[0].cpu() for name, gate in found.gates.items()}
-    inner = (gates, one(found.step), one(found.attention), one(found.memory), found.memory_by)
-    return Layer(index, found.kind, before, hidden, added, mlp, *inner)
+    return Layer(
+        index=index,
+        kind=found.kind,
+        before=before,
+        hidden=hidden,
+        added=added,
+        mlp=mlp,
+        gates=gates,
+        step=one(found.step),
+        state=one(found.state),
+        attention=one(found.attention),
+        memory=one(found.memory),
+        memory_by=found.memory_by,
+    )
 
 
 def inside(mixer: Causal[Any], x: Tensor) -> Inside:
@@ -161,9 +177,10 @@ def _lstm(mixer: Any, x: Tensor) -> Inside:
     return Inside(
         mixer.kind,
         {"input": i, "forget": f, "output": o},
+        state=c,
         memory=1 / (1 - f).mean(1),
         memory_by="1 / (1 - forget gate), averaged over the input, per cell",
-        parts={"candidate": g, "cell": c},
+        parts={"candidate": g},
     )
 
 
@@ -179,11 +196,12 @@ def _gru(mixer: Any, x: Tensor) -> Inside:
         r, z = (both + h @ of_gates).sigmoid().chunk(2, dim=-1)
         n = (new + ((r * h) @ of_candidate if before else r * (h @ of_candidate + inner))).tanh()
         h = (1 - z) * n + z * h
-        rows.append((r, z, n))
-    r, z, n = (torch.stack(column, 1) for column in zip(*rows, strict=True))
+        rows.append((r, z, n, h))
+    r, z, n, h = (torch.stack(column, 1) for column in zip(*rows, strict=True))
     return Inside(
         mixer.kind,
         {"reset": r, "update": z},
+        state=h,
         memory=1 / (1 - z).mean(1),
         memory_by="1 / (1 - update gate), averaged over the input, per unit; what comes back through the new "
         "value is not counted",
@@ -200,7 +218,7 @@ def _rnn(mixer: Any, x: Tensor) -> Inside:
     )
     if memory is None:
         by = "no gate to read it off, and the input is too short to measure it"
-    return Inside(mixer.kind, memory=memory, memory_by=by)
+    return Inside(mixer.kind, state=h.to(mixer._wide), memory=memory, memory_by=by)
 
 
 def _rnn_memory(h: Tensor, matrix: Tensor, nonlinearity: str) -> Tensor | None:

@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 _TOKENS = 100  # steps whose tokens are written under each picture; more get numbers
 
 _STRIPS = {
+    ("rnn", "state"): ("Hidden state, |h|", "near 1 a tanh is saturated and lets no change through"),
     ("lstm", "input"): ("Input gate", "1 writes the new value into the cell, 0 ignores it"),
     ("lstm", "forget"): ("Forget gate", "1 keeps what the cell holds, 0 clears it"),
     ("lstm", "output"): ("Output gate", "1 shows the cell to the outside, 0 hides it"),
@@ -93,7 +94,7 @@ def _strip(strip: Row, mixer: str, colour: str) -> str:
     profile, floor, top = strip["profile"], min(strip["profile"]), max(strip["profile"])
     mean = "mean" if strip["scale"] in ("unit", "linear") else "geometric mean"
     shown = {key: strip[key] for key in ("scale", "low", "high", "rows", "columns", "units")}
-    unit = {"lstm": "cells", "gru": "units"}.get(mixer, "channels")
+    unit = {"lstm": "cells", "gru": "units", "rnn": "units"}.get(mixer, "channels")
     count = f"all {strip['of']}" if strip["rows"] == strip["of"] else f"{strip['rows']} of {strip['of']}"
     kind = f"{count} {unit}, " + ("those that change most" if relative else "the largest") + " on top"
     if strip["group"] > 1:

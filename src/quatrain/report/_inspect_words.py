@@ -74,8 +74,15 @@ def layer(row: Row, form: str) -> list[str]:
     own = said[row["mixer"]](row) if row["mixer"] in said else []
     found = [*own, *_memory(row), _norms(row, form)]
     if row["mixer"] == "rnn":
-        found.insert(1, "An RNN has no gates: every unit is rewritten at every step.")
+        found.insert(1, "An RNN has no gates: every unit is rewritten at every step." + _saturated(row))
     return found
+
+
+def _saturated(row: Row) -> str:
+    state = _strip(row, "state")
+    if state is None or state["scale"] != "unit":
+        return ""
+    return f" In {percent(state['above'])} of all units and steps |h| is above 0.9, where tanh is saturated."
 
 
 def _strip(row: Row, name: str) -> Row | None:
@@ -129,7 +136,7 @@ def _keeping(row: Row, name: str, unit: str, highest: str, lowest: str) -> list[
 
 def _s6(row: Row) -> list[str]:
     step = _strip(row, "step")
-    if step is None:
+    if step is None or step["scale"] != "ratio":  # of one step nothing changes
         return []
     middle, most = step["swing"]
     text = (
