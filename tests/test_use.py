@@ -277,6 +277,35 @@ def test_other_labels_get_a_new_head_and_a_text_model_learns_classes(folder, tra
         torch.testing.assert_close(new["embedding.weight"], old["embedding.weight"], atol=1e-2, rtol=0)
 
 
+def test_classes_of_byte_pairs_are_answered_and_judged(folder, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tokenizers")
+    rows = [{"text": f"{'good' if k % 2 else 'awful'} film {k}", "label": "yn"[k % 2]} for k in range(80)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "c.jsonl").write_text(lines)
+    out, small = tmp_path / "run", ["--model.layers", 1, "--train.batch_sequences", 8, "--threads", 1]
+    args = ("--tokenizer", "bpe", "--data.bpe_vocab", 300, "--model.width", 16, "--out", out)
+    rate = ("--train.steps", 30, "--train.lr", 0.03)
+    code, _, err = run("train", tmp_path / "c.jsonl", *small, *args, *rate, capsys=capsys)
+    assert (code, "read as 300 byte pairs" in err) == (0, True), err
+    assert checkpoint.load(out).config.vocab == 300
+    asked = json.dumps({"text": "an awful film"}) + "\nwhat a good film\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(asked))
+    code, said, err = run("predict", out, "-", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["class"] for line in said.splitlines()] == ["y", "n"]
+    assert quatrain.evaluate(out, tmp_path / "c.jsonl").metrics["accuracy"] == 1
+    assert quatrain.evaluate(out).scored < 80
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), errors="surrogateescape"))
+    code, said, err = run("predict", out, "-", capsys=capsys)
+    assert (code, said) == (2, "")
+    assert "stdin, line 1: byte 4 is not UTF-8" in err or "stdin, line 1: byte 0xe9 is not UTF-8" in err
+    more = ("--init-from", out, "--out", tmp_path / "more", "--train.steps", 1)
+    code, _, err = run("train", tmp_path / "c.jsonl", *small, *more, capsys=capsys)
+    assert (code, "; new " in err) == (0, False), err
+    old, new = (checkpoint.read(place).tensors("tokenizer")["json"] for place in (out, tmp_path / "more"))
+    assert torch.equal(old, new)
+
+
 def test_dna_after_text_gets_new_tables(folder, trained, tmp_path, capsys):
     args = ("--init-from", trained("lm"), "--out", tmp_path / "run", "--train.steps", 1, "--threads", 1)
     sizes = ("--train.sequence", 32, "--train.batch_tokens", 64)

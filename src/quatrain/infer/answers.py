@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quatrain import checkpoint
+from quatrain.data._encode import spell
 from quatrain.data.batches import padded
 from quatrain.data.readers._item import Item
 from quatrain.data.sequences import Meaning, meaning_from_dict
@@ -21,6 +22,7 @@ from quatrain.model.backbone import State
 from quatrain.model.config import QUANTILES
 from quatrain.model.sequence import SequenceModel
 from quatrain.tasks.score import greedy
+from quatrain.tasks.spelling import tokenizer_of
 
 _BATCH = 32  # sequences answered at a time
 
@@ -54,6 +56,7 @@ class Predictor:
             )
         self.meaning: Meaning = meaning_from_dict(meta.get("meaning"))
         self.context = int(meta["config"]["train"]["sequence"])
+        self.tokenizer = tokenizer_of(path)
 
     def answers(self, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
         """A row for each item, in order: ``source``, and by task
@@ -68,7 +71,7 @@ class Predictor:
         while block := list(islice(queue, _BATCH)):
             for item in block:
                 self._check(item)
-            sequences = [self.meaning.normalised(item.values) for item in block]
+            sequences = [self._read(item) for item in block]
             lengths = torch.tensor([len(sequence) for sequence in sequences])
             inputs = padded(sequences, self.meaning.channels).to(self.model.device)
             with torch.no_grad(), evaluating(self.model):
@@ -94,6 +97,12 @@ class Predictor:
                 before = row
                 output, state = self.model.step(inputs, state)
                 yield self._unscaled(output[0])
+
+    def _read(self, item: Item) -> NDArray[Any]:
+        """What the model reads of an item: numbers as it was trained on, or tokens."""
+        if self.meaning.tokenizer != "bytes":
+            return spell(self.tokenizer, item.values.tobytes(), item.where)
+        return self.meaning.normalised(item.values)
 
     def _answer(self, logits: Tensor, length: int) -> dict[str, Any]:
         labels = self.meaning.labels
