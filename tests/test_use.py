@@ -183,6 +183,36 @@ def test_wrong_lines_of_a_stream_name_line_and_column(trained, capsys, monkeypat
         assert message in err
 
 
+def test_a_model_of_the_calendar_reads_the_time_of_every_line(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    data = {"horizon": 6, "season": 12, "target": ["wave"], "calendar": True}
+    train(config_of(folder / "series.csv", {"pattern": "lstm"}, data, steps=4), out, threads=1)
+    lines = (folder / "series.csv").read_text().splitlines()[:30]
+    (tmp_path / "part.csv").write_text("\n".join(lines) + "\n")
+    code, by_file, _ = run("predict", out, tmp_path / "part.csv", capsys=capsys)
+    assert code == 0
+    want = [float(row.split(",")[1]) for row in by_file.splitlines()[1:]]
+    bare = [line.split(",") for line in lines[1:]]
+    time = lines[0].split(",").index("time")
+    for sent in (lines, [",".join((row[time], *row[:time], *row[time + 1 :])) for row in bare]):
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(sent) + "\n"))
+        code, by_line, err = run("predict", out, "-", capsys=capsys)
+        assert (code, err) == (0, "")
+        got = [float(cell) for cell in by_line.splitlines()[-1].split(",")]
+        np.testing.assert_allclose(got, want, rtol=1e-4)
+    for text, message in (
+        ("soon,1,2\n", "column 'time' = 'soon': must be a time such as"),
+        (
+            "2020-01-02 00:00,1,2\n2020-01-01 00:00,1,2\n",
+            "line 2, column 'time' = '2020-01-01 00:00': is not",
+        ),
+        ("wave,other\n", "stdin, line 1: has no column 'time'"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        code, _, err = run("predict", out, "-", capsys=capsys)
+        assert (code, len(err.splitlines()), message in err) == (2, 1, True), err
+
+
 def test_several_series_stand_under_one_header(folder, trained, tmp_path, capsys):
     (tmp_path / "b.csv").write_text((folder / "series.csv").read_text())
     code, out, _ = run(
