@@ -36,7 +36,7 @@ _WIKITEXT = "all four beat an order-2 Markov model (2.70 bits per byte)"
 _OT = ("--target", "OT", "--data.others", "false", "--data.fractions", "0.6,0.2,0.2")
 _ETT = "the best two beat seasonal-naive"
 _RATES = ("--learning-rates", "1e-3,3e-3,1e-2")
-_WORDS = (*_RATES, "--tokenizer", "bpe", "--data.bpe_vocab", "8192", "--dropout", "0.3")
+_WORDS = (*_RATES, "--tokenizer", "bpe", "--data.bpe_vocab", "8192", "--dropout", "0.5")
 
 CASES = {
     "wikitext2-bytes": Case("wikitext2.txt", "1M", floor=_WIKITEXT),
