@@ -23,6 +23,9 @@ COMMANDS = {
     "predict": Command(
         "quatrain.cli.predict:run", "classes, forecasts, tags or transcripts of new inputs by a trained model"
     ),
+    "inspect": Command(
+        "quatrain.cli.inspect:run", "show what a trained model does inside on one input, as a page"
+    ),
     "eval": Command("quatrain.cli.eval:run", "score a trained model on data, beside what is trivial"),
     "doctor": Command(
         "quatrain.cli.doctor:run", "say what is here, which kernels will run and why not others"

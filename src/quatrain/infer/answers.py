@@ -70,8 +70,8 @@ class Predictor:
         queue = iter(items)
         while block := list(islice(queue, _BATCH)):
             for item in block:
-                self._check(item)
-            sequences = [self._read(item) for item in block]
+                self.check(item)
+            sequences = [self.tokens(item) for item in block]
             lengths = torch.tensor([len(sequence) for sequence in sequences])
             inputs = padded(sequences, self.meaning.channels).to(self.model.device)
             with torch.no_grad(), evaluating(self.model):
@@ -98,7 +98,7 @@ class Predictor:
                 output, state = self.model.step(inputs, state)
                 yield self._unscaled(output[0])
 
-    def _read(self, item: Item) -> NDArray[Any]:
+    def tokens(self, item: Item) -> NDArray[Any]:
         """What the model reads of an item: numbers as it was trained on, or tokens."""
         if self.meaning.tokenizer != "bytes":
             return spell(self.tokenizer, item.values.tobytes(), item.where)
@@ -122,7 +122,8 @@ class Predictor:
         ordered = np.sort(values[..., 1:], -1)  # quantiles are learnt one by one and may cross
         return Forecast(meaning.columns[: meaning.targets], values[..., 0], ordered)
 
-    def _check(self, item: Item) -> None:
+    def check(self, item: Item) -> None:
+        """Raise DataError for an item of another shape, or rate, than the model reads."""
         channels = item.values.shape[1] if item.values.ndim == 2 else 0
         if channels != self.meaning.channels:
             here, there = (f"{n} numbers a step" if n else "text" for n in (channels, self.meaning.channels))
