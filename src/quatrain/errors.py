@@ -73,7 +73,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def shortage(error: BaseException) -> str:
-    """What was asked for when memory ran out, in words: " (20.00 GiB more were asked for)"; "" where unknown."""
+    """How much was asked for when memory ran out: " (2.00 GiB more were asked for)"; "" where unknown."""
     found = re.search(r"[Tt]ried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", str(error))
     if not found:
         return ""
