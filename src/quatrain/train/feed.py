@@ -160,6 +160,9 @@ class TaskFeed:
         self.carry: list[Any] = [None]
         self.sampler: Sequences | SeriesWindows
         if TASKS[data.task].labelled:
+            rows, rule = settings.batch_sequences, "must be a multiple of train.accumulate"
+            whole = rows % settings.accumulate == 0
+            check(whole, "train.batch_sequences", rows, f"{rule} = {settings.accumulate}")
             self.sampler = Sequences(data, "train", settings.batch_sequences, settings.seed)
         else:
             self.sampler = SeriesWindows(data, settings.sequence, settings.batch, settings.seed)
