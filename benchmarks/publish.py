@@ -5,19 +5,16 @@ usage: python benchmarks/publish.py RUN NAME [--picture]
 
 import argparse
 import json
-import re
 import sys
-from html import escape
 from pathlib import Path
 from typing import Any
 
-import vl_convert
+from _picture import side_by_side
 from _rows import RESULTS
 
 from quatrain import records, report
-from quatrain.report import charts, figures
+from quatrain.report import figures
 from quatrain.report.gather import gather
-from quatrain.report.styles import OUTLINES
 
 PICTURE = Path(__file__).parents[1] / "docs" / "compare.svg"
 _FACTS = (
@@ -124,30 +121,11 @@ def _steps(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, 
 
 
 def _picture(rows: list[dict[str, Any]]) -> str:
-    """Loss, latency and state side by side, on white, under one legend."""
+    """Loss, latency and state side by side."""
     comparison = gather(rows)
     drawn = [figures.loss_by_tokens(comparison), figures.latency(comparison), figures.state(comparison)]
-    parts, left = [], 12
-    for key, figure in enumerate(drawn):
-        (_, spec) = figure.panels[0]
-        still = {name: value for name, value in spec.items() if name != "autosize"}
-        svg: str = vl_convert.vegalite_to_svg(
-            {**still, "width": 230, "height": 220, "title": figure.title}, vl_version=charts.schema_version()
-        )
-        svg = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\g<1>{key}-\g<2>", svg)
-        width = float(re.search(r'width="([\d.]+)"', svg)[1])  # type: ignore[index]
-        parts.append(svg.replace("<svg", f'<svg x="{left}" y="40"', 1))
-        left += round(width) + 18
-    at = 16
-    for item in drawn[0].legend:
-        outline, colour = OUTLINES[item.style.shape], item.style.colour
-        mark = f'<path transform="translate({at} 14)" d="{outline}" fill="{colour}"/>'
-        parts.append(f'{mark}<text x="{at + 18}" y="25">{escape(item.style.name)}</text>')
-        at += 50 + 8 * len(item.style.name)
-    size = f'width="{left}" height="340" viewBox="0 0 {left} 340"'
-    font = 'font-family="system-ui, sans-serif" font-size="13" color="#24292f" fill="#24292f"'
-    paper = '<rect width="100%" height="100%" fill="white"/>'
-    return "".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>', paper, *parts, "</svg>\n"])
+    panels = [(figure.title, figure.panels[0][1]) for figure in drawn]
+    return side_by_side(panels, [item.style for item in drawn[0].legend])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@ QuatrainError
 |-- NoKernelError   (RuntimeError) no implementation of an op can run these inputs
 |-- CheckpointError (RuntimeError) missing, truncated, altered, foreign or of another version
 |-- DivergedError   (RuntimeError) a loss, gradient or parameter became NaN or infinite
+|-- OutOfMemoryError (MemoryError) the machine has less memory than the work takes; says what would fit
 `-- MissingExtraError (ImportError) a feature needs an optional extra; the message says which
 """
+
+import re
+from collections.abc import Mapping
 
 
 class QuatrainError(Exception):
@@ -44,5 +48,35 @@ class DivergedError(QuatrainError, RuntimeError):
     """Training met NaN or infinity; the message names the step, the tensor and the last good checkpoint."""
 
 
+class OutOfMemoryError(QuatrainError, MemoryError):
+    """Memory ran out; the message says what would fit.
+
+    ``fits`` holds the settings that were tried and fit, by key; it is empty where none did or none was tried.
+    """
+
+    def __init__(self, message: str, fits: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.fits = dict(fits or {})
+
+
 class MissingExtraError(QuatrainError, ImportError):
     """A feature needs an optional extra, for example ``pip install 'quatrain[report]'``."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had, on a GPU or a CPU; torch tells it by several types and texts."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    found = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(part in text for part in found)
+
+
+def shortage(error: BaseException) -> str:
+    """How much was asked for when memory ran out: " (2.00 GiB more were asked for)"; "" where unknown."""
+    found = re.search(r"[Tt]ried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", str(error))
+    if not found:
+        return ""
+    number, unit = found.groups()
+    amount = f"{int(number) / 2**20:,.1f} MiB" if unit == "bytes" and number.isdigit() else f"{number} {unit}"
+    return f" ({amount} more were asked for)"

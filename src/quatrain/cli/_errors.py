@@ -10,7 +10,7 @@ from typing import cast
 
 from quatrain.cli import Command
 from quatrain.config.check import closest
-from quatrain.errors import ConfigError, QuatrainError
+from quatrain.errors import ConfigError, QuatrainError, ran_out_of_memory, shortage
 
 
 def guarded(commands: Mapping[str, Command], name: str, args: Sequence[str]) -> int:
@@ -44,8 +44,9 @@ def describe(error: BaseException) -> tuple[int, list[str]]:
         return 2, [_fold(str(error))]
     if isinstance(error, OSError):
         return 2, [_system(error)]
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return 2, [f"not enough memory: {_fold(str(error)) or 'give a smaller model, batch or sequence'}"]
+    if ran_out_of_memory(error):
+        smaller = "a smaller model, batch or sequence takes less"
+        return 2, [f"not enough memory{shortage(error)}: {smaller}"]
     return 1, [f"a fault of ours: {type(error).__name__}: {_fold(str(error))} (add --traceback to see where)"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quatrain import checkpoint
+from quatrain.data._encode import spell
 from quatrain.data.batches import padded
 from quatrain.data.readers._item import Item
 from quatrain.data.sequences import Meaning, meaning_from_dict
@@ -19,8 +21,10 @@ from quatrain.errors import DataError
 from quatrain.infer._mode import evaluating
 from quatrain.model.backbone import State
 from quatrain.model.config import QUANTILES
+from quatrain.model.memory import in_parts
 from quatrain.model.sequence import SequenceModel
 from quatrain.tasks.score import greedy
+from quatrain.tasks.spelling import tokenizer_of
 
 _BATCH = 32  # sequences answered at a time
 
@@ -54,6 +58,7 @@ class Predictor:
             )
         self.meaning: Meaning = meaning_from_dict(meta.get("meaning"))
         self.context = int(meta["config"]["train"]["sequence"])
+        self.tokenizer = tokenizer_of(path)
 
     def answers(self, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
         """A row for each item, in order: ``source``, and by task
@@ -62,19 +67,16 @@ class Predictor:
         - tag: ``tags``, one for each step (of a text: for each byte)
         - transcribe: ``text``
 
-        Raises DataError for an item of another shape than the model reads.
+        Raises DataError for an item of another shape than the model reads, OutOfMemoryError for one that does
+        not fit.
         """
         queue = iter(items)
         while block := list(islice(queue, _BATCH)):
             for item in block:
                 self.check(item)
-            sequences = [self.meaning.normalised(item.values) for item in block]
-            lengths = torch.tensor([len(sequence) for sequence in sequences])
-            inputs = padded(sequences, self.meaning.channels).to(self.model.device)
-            with torch.no_grad(), evaluating(self.model):
-                output, _ = self.model(inputs, lengths=lengths.to(self.model.device), keep_state=False)
-            for item, logits, length in zip(block, output.float().cpu(), lengths.tolist(), strict=True):
-                yield {"source": item.where, **self._answer(logits, length)}
+            rows = in_parts(len(block), partial(self._rows, block), "sequence")
+            for item, answer in zip(block, rows, strict=True):
+                yield {"source": item.where, **answer}
 
     def forecast(self, values: NDArray[Any]) -> Forecast:
         """What follows ``values (T, C)``, of which the last steps that training saw at a time are read."""
@@ -94,6 +96,25 @@ class Predictor:
                 before = row
                 output, state = self.model.step(inputs, state)
                 yield self._unscaled(output[0])
+
+    def tokens(self, item: Item) -> NDArray[Any]:
+        """What the model reads of an item: numbers as it was trained on, or tokens."""
+        if self.meaning.tokenizer != "bytes":
+            return spell(self.tokenizer, item.values.tobytes(), item.where)
+        return self.meaning.normalised(item.values)
+
+    def _rows(self, items: Sequence[Item], at_once: int) -> list[dict[str, Any]]:
+        """The answers to some items, so many of them in one pass."""
+        found = []
+        for first in range(0, len(items), at_once):
+            sequences = [self.tokens(item) for item in items[first : first + at_once]]
+            lengths = torch.tensor([len(sequence) for sequence in sequences])
+            inputs = padded(sequences, self.meaning.channels).to(self.model.device)
+            with torch.no_grad(), evaluating(self.model):
+                output, _ = self.model(inputs, lengths=lengths.to(self.model.device), keep_state=False)
+            pairs = zip(output.float().cpu(), lengths.tolist(), strict=True)
+            found += [self._answer(logits, length) for logits, length in pairs]
+        return found
 
     def _answer(self, logits: Tensor, length: int) -> dict[str, Any]:
         labels = self.meaning.labels

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from quatrain.config.check import check
 from quatrain.data.tokenizer import Bytes, Tokenizer
-from quatrain.errors import DataError, StateError
+from quatrain.errors import DataError, OutOfMemoryError, StateError, ran_out_of_memory, shortage
 from quatrain.infer._decoder import Decoder
 from quatrain.infer._mode import evaluating
 from quatrain.infer._text import StopStrings, Utf8Stream
 from quatrain.infer.sample import Sampler, Sampling
 from quatrain.model.backbone import State
 from quatrain.model.lm import LanguageModel
+from quatrain.model.memory import release
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ class Continuation:
 
     The prompt is read in chunks of ``chunk`` tokens with carried state, and only its last position gets
     logits: for recurrent mixers memory does not grow with the prompt, for attention it is the cache of keys
-    and values alone. The model has to be in evaluation mode, and its parameters must not change. Counts and
-    times so far are in ``prompt_tokens``, ``new_tokens``, ``prefill_seconds``, ``decode_seconds``.
+    and values alone. Where memory runs out, smaller chunks are tried. The model has to be in evaluation mode,
+    and its parameters must not change. Counts and times so far are in ``prompt_tokens``, ``new_tokens``,
+    ``prefill_seconds``, ``decode_seconds``.
 
     Raises:
         DataError: the prompt is empty.
         ShapeError: a token of the prompt is outside the vocabulary.
+        OutOfMemoryError: the prompt's state does not fit; says how many of its tokens do.
         ConfigError: chunk < 1.
     """
 
@@ -115,12 +118,34 @@ def _check(prompt: Sequence[int], chunk: int) -> None:
 def _read(model: LanguageModel, prompt: Sequence[int], chunk: int) -> tuple[Tensor, State]:
     """Logits ``(1, V)`` after the prompt, and the state."""
     state: State | None = None
-    for at in range(0, len(prompt), chunk):
-        tokens = torch.tensor([list(prompt[at : at + chunk])], dtype=torch.int64).to(model.device)
-        hidden, state = model.hidden(tokens, state)
+    at = 0
+    while at < len(prompt):
+        try:
+            tokens = torch.tensor([list(prompt[at : at + chunk])], dtype=torch.int64).to(model.device)
+            hidden, state = model.hidden(tokens, state)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            release(error)
+            if chunk == 1:
+                raise _too_long(model, len(prompt), at, error) from None
+            chunk = max(1, chunk // 8)  # reading less at a time takes less, and gives the same
+            continue
+        at += tokens.shape[1]
     if state is None:
         raise StateError("the model gave no state")
     return model.logits(hidden[:, -1]), state
+
+
+def _too_long(model: LanguageModel, asked: int, read: int, error: Exception) -> OutOfMemoryError:
+    """What to say of a prompt whose state does not fit, read token by token at the end."""
+    what = f"not enough memory{shortage(error)} for a prompt of {asked:,} tokens"
+    if read == 0:
+        return OutOfMemoryError(f"{what}: not even one token fits; a smaller model takes less")
+    held = model.state_bytes(1, read) / 2**20
+    return OutOfMemoryError(
+        f"{what}: the state of {read:,} takes {held:,.0f} MiB and fits; give a shorter one"
+    )
 
 
 def generate(

@@ -1,9 +1,10 @@
 """One call from a checkpoint and data to its score: the Python side of ``quatrain eval``."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -18,11 +19,12 @@ from quatrain.data.sequences import Meaning, SequenceFile, meaning_from_dict
 from quatrain.data.task import TASKS
 from quatrain.data.tokenizer import measures
 from quatrain.data.tokens import TokenFile, prepare
-from quatrain.errors import DataError
+from quatrain.errors import DataError, OutOfMemoryError, ran_out_of_memory, shortage
 from quatrain.infer import evaluate as language
 from quatrain.infer.inputs import spooled
 from quatrain.model.device import choose
 from quatrain.model.lm import LanguageModel
+from quatrain.model.memory import fits, halves, in_parts, release
 from quatrain.model.sequence import SequenceModel
 from quatrain.tasks.score import score
 from quatrain.tasks.spelling import tokenizer_of
@@ -30,6 +32,7 @@ from quatrain.tasks.trivial import trivial
 
 DATA = "data"  # folder of a run's own data, beside its checkpoints
 PARTS = ("all", "train", "valid", "test")
+_BATCH = 32  # sequences or windows scored at a time, where there is memory
 Part = Literal["all", "train", "valid", "test"]
 
 
@@ -91,6 +94,7 @@ def evaluate(
 
     Raises:
         DataError: data that is missing, unreadable, of another kind, or has a label the model does not know.
+        OutOfMemoryError: memory ran out; says which chunk and streams fit.
         CheckpointError: a checkpoint that is missing, damaged or foreign.
         ConfigError: a part, device, chunk, streams or limit out of range.
     """
@@ -117,7 +121,13 @@ def _language(
     check(vocab >= text.vocab, "model.vocab", vocab, f"must be at least {text.vocab}, that of the text")
     tokens = text.tokens if part == "all" else text.part(cast(Any, part))
     sizes = measures(text.tokenizer.spelled)
-    found = language.evaluate(model, tokens, chunk=chunk, batch=streams, limit=limit, sizes=sizes)
+    read = partial(language.evaluate, model, tokens, sizes=sizes)
+    try:
+        found = read(chunk=chunk, batch=streams, limit=limit)
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise _smaller(error, read, chunk, streams) from None
     metrics = {"nats": found.nats, "perplexity": found.perplexity}
     if found.bytes:
         metrics["bits_per_byte"] = found.bits_per_byte
@@ -138,11 +148,27 @@ def _language(
     )
 
 
+def _smaller(error: Exception, read: Callable[..., object], chunk: int, streams: int) -> OutOfMemoryError:
+    """What to say when memory ran out: the streams, then the chunk, that were tried and fit."""
+    what = f"not enough memory{shortage(error)} for chunk = {chunk} and streams = {streams}"
+    release(error)
+    fewer = [(chunk, count) for count in halves(streams)]
+    for size, count in (*fewer, *((size, 1) for size in halves(chunk, least=2))):
+        if fits(partial(read, chunk=size, batch=count, limit=size * count)):
+            said = f"{what}; tried and fits: chunk = {size}, streams = {count}"
+            return OutOfMemoryError(said, {"chunk": size, "streams": count})
+    return OutOfMemoryError(f"{what}; not even two tokens at a time fit: a smaller model takes less")
+
+
 def _task(
     model: SequenceModel, file: SequenceFile, part: Any, shown: str, sequence: int, limit: float
 ) -> Evaluation:
     began = perf_counter()
-    found = score(model, file, part, sequence=sequence, batch=32, limit=limit)
+    found = in_parts(
+        _BATCH,
+        lambda batch: score(model, file, part, sequence=sequence, batch=batch, limit=limit),
+        "sequence of this data",
+    )
     took = perf_counter() - began
     return Evaluation(
         model.config.task,
@@ -165,7 +191,7 @@ def _sequences(checkpoint: str | Path, source: str, meaning: Meaning) -> Iterato
         yield SequenceFile.open(_own(checkpoint))
         return
     with spooled(source) as kept, tempfile.TemporaryDirectory(prefix="quatrain-") as folder:
-        yield prepare_like(DataConfig(source=kept), folder, meaning)
+        yield prepare_like(DataConfig(source=kept), folder, meaning, tokenizer_of(checkpoint))
 
 
 @contextmanager

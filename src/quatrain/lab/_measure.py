@@ -1,8 +1,9 @@
 """A few real training steps in a process of their own: how fast they are and how much memory they take.
 
 ``python -m quatrain.lab._measure`` reads a JSON object on stdin (``config``, ``data``, ``out``, ``threads``)
-and writes one on stdout (the fields of `quatrain.lab.calibrate.Speed`). A fresh process, because memory that
-one model has freed stays with the process, and the next one would be charged for it.
+and writes one on stdout: the fields of `quatrain.lab.calibrate.Speed`, or ``out_of_memory`` and
+``fits``. A fresh process, because memory that one model has freed stays with the process, and the next one
+would be charged for it.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 from quatrain.config.schema import from_dict
 from quatrain.data.prepare import open_data
+from quatrain.errors import OutOfMemoryError
 from quatrain.train import _machine
 from quatrain.train.config import RunConfig
 from quatrain.train.loop import train
@@ -63,8 +65,12 @@ def main() -> None:
     data = open_data(task["data"])
     before = _machine.memory_bytes()
     watch = _Watch()
-    with suppress(_Enough):
-        train(config, Path(task["out"]), watch, data=data, threads=task["threads"])
+    try:
+        with suppress(_Enough):
+            train(config, Path(task["out"]), watch, data=data, threads=task["threads"])
+    except OutOfMemoryError as error:
+        json.dump({"out_of_memory": str(error), "fits": error.fits}, sys.stdout)
+        return
     step = watch.step()
     # A forward pass is about a third of a step; where the run was cut short, that has to do.
     forward = watch.look / watch.look_tokens if watch.look else step / config.train.batch_tokens / 3

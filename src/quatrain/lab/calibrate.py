@@ -10,7 +10,8 @@ from pathlib import Path
 
 from quatrain.config.schema import to_dict
 from quatrain.data.prepare import Data
-from quatrain.errors import ConfigError
+from quatrain.data.task import TASKS
+from quatrain.errors import ConfigError, OutOfMemoryError, shortage
 from quatrain.train.config import RunConfig
 
 STEPS = 12  # optimiser steps of a calibration, the first three not counted
@@ -37,7 +38,8 @@ class Speed:
 def measure(config: RunConfig, data: Data, out: Path, threads: int) -> Speed:
     """Train ``config`` for its few steps in a fresh process, as a comparison will, and report what it cost.
 
-    The run is made in a temporary folder inside ``out`` and removed. Raises ConfigError where the process was
+    The run is made in a temporary folder inside ``out`` and removed. Raises OutOfMemoryError where memory ran
+    out, with the batch that would fit, ConfigError where the process was
     killed, as the system does when memory runs out, and RuntimeError where it failed. Cost: starting torch,
     and 12 steps or about 10 seconds.
     """
@@ -63,7 +65,21 @@ def measure(config: RunConfig, data: Data, out: Path, threads: int) -> Speed:
     if done.returncode:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
         raise RuntimeError(f"calibration of {config.model.pattern} failed: {reason[-1]}")
-    return Speed(**json.loads(done.stdout))
+    found = json.loads(done.stdout)
+    if "out_of_memory" in found:
+        raise too_little(OutOfMemoryError(found["out_of_memory"], found["fits"]), config)
+    return Speed(**found)
+
+
+def too_little(error: OutOfMemoryError, config: RunConfig) -> OutOfMemoryError:
+    """What a run says that ran out of memory, in the settings of a comparison: they are the same for all."""
+    what = f"mixers = {config.model.pattern!r}: not enough memory{shortage(error)}"
+    train = config.train
+    rows = train.batch if TASKS[config.model.task].labelled is False else train.batch_sequences
+    if set(error.fits) == {"train.accumulate"}:
+        batch = max(1, rows // int(str(error.fits["train.accumulate"])))
+        return OutOfMemoryError(f"{what}; tried and fits: batch = {batch}", {"batch": batch})
+    return OutOfMemoryError(f"{what} for batch = 1 too: a smaller params or sequence takes less")
 
 
 def clean(out: Path) -> None:

@@ -275,16 +275,17 @@ def _sequence(checkpoint: str | Path, input: Input, limit: int, device: torch.de
     else:
         item = _first(iter(read_inputs(Path(input), meaning)), Path(input), notes)
     predictor.check(item)
-    unit = "step" if meaning.channels else "byte"
-    values = item.values[: _cut(config, limit, len(item.values), unit, "first", notes)]
+    unit = "step" if meaning.channels else "byte" if meaning.tokenizer == "bytes" else "token"
+    values = item.values if meaning.channels else predictor.tokens(item)
+    values = values[: _cut(config, limit, len(values), unit, "first", notes)]
     inputs = padded([meaning.normalised(values)], meaning.channels)[0]
-    labels = [] if meaning.channels else [_shown(bytes([byte])) for byte in values.tolist()]
-    subject = _Subject(predictor.model, inputs, item.where, unit, labels, notes)
+    spelled = [] if meaning.channels else [predictor.tokenizer.spelled[token] for token in values]
+    subject = _Subject(predictor.model, inputs, item.where, unit, [_shown(each) for each in spelled], notes)
     if meaning.channels:
         subject.rows.append(_numbers(values, meaning))
     else:
         spans: list[list[Any]] = [
-            [text, first, count, None, []] for text, first, count in _characters([bytes([b]) for b in values])
+            [text, first, count, None, []] for text, first, count in _characters(spelled)
         ]
         subject.rows.append({"kind": "text", "spans": spans, "nats": None, "next": []})
     subject.rows.append({"kind": "answer", "task": predictor.task, **_answer(predictor, inputs, values)})

@@ -7,8 +7,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from quatrain.errors import DivergedError
-from quatrain.lab import curves
+from quatrain.errors import DivergedError, OutOfMemoryError
+from quatrain.lab import calibrate, curves
 from quatrain.lab._study import Study
 from quatrain.lab.clock import Clock
 from quatrain.lab.config import LEAST_STEPS, CompareConfig
@@ -161,6 +161,8 @@ class Search:
                 failed = f"step {last}: the validation loss is {result.progress.valid:g}"
         except DivergedError as error:
             failed = str(error)
+        except OutOfMemoryError as error:
+            raise calibrate.too_little(error, config) from None
         except Interrupted as error:
             raise Interrupted(
                 f"stopped; everything is saved in {self.out}; the same command goes on", error.signal

@@ -21,7 +21,10 @@ Spec = dict[str, Any]
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 POINTS = 1600  # values in one chart, over all its lines
-_CONTEXT_LABEL = "datum.value >= 1024 ? datum.value / 1024 + 'K' : datum.value"
+_CONTEXT_LABEL = (
+    "datum.value >= 1048576 ? datum.value / 1048576 + 'M' : datum.value >= 1024 ? datum.value / 1024 + 'K' : "
+    "datum.value"
+)
 _BYTES_LABEL = (
     "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value "
     "/ 1048576"

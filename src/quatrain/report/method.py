@@ -31,7 +31,9 @@ def _data(data: Row) -> str:
 def _sequences(data: Row, splits: Row) -> list[str]:
     """What a sequence file holds."""
     count, steps, channels = (number(data, key) or 0.0 for key in ("sequences", "steps", "channels"))
-    each = f"{channels:.0f} number{'' if channels == 1 else 's'} a step" if channels else "a byte a step"
+    vocab = number(data, "vocab") or 256  # rows from before byte pairs do not say
+    token = "a byte a step" if vocab == 256 else f"one of {numbers.count(vocab)} byte pairs a step"
+    each = f"{channels:.0f} number{'' if channels == 1 else 's'} a step" if channels else token
     held = f"{numbers.count(count)} sequences" if count > 1 else "One series"
     parts = [f"{held}, {numbers.count(steps)} steps in all, {each}."]
     named = (("train", "training"), ("valid", "validation"), ("test", "test"))

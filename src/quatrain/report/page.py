@@ -199,13 +199,27 @@ def _differences(comparison: Comparison, stamp: str) -> str:
     ]
     if not halves:
         return ""
-    note = (
-        f"Nats per token {numbers.PLUS_MINUS} half of the 95 % interval, in pairs: over stretches of the "
-        "test text (which covers the choice of the text, not the randomness of training), and over seeds "
-        "that read the same data. Level: within noise by the seeds, or for one seed by the text or below 1 %."
-    )
-    body = f'<div class="halves">{"".join(halves)}</div>{_under(note, stamp)}'
+    body = f'<div class="halves">{"".join(halves)}</div>{_under(_tests(comparison), stamp)}'
     return _section("differences", "Beyond noise or not", "Every model against the best one.", body)
+
+
+def _tests(comparison: Comparison) -> str:
+    """How models were told apart: each kind of measure has a test of its own for one seed."""
+    half = f"{numbers.PLUS_MINUS} half of the 95 % interval"
+    seeds = "over seeds that read the same data"
+    if comparison.task == "lm":
+        return (
+            f"Nats per token {half}, in pairs: over stretches of the test text (which covers the choice of "
+            f"the text, not the randomness of training), and {seeds}. Level: within noise by the seeds, or "
+            "for one seed by the text or below 1 %."
+        )
+    if comparison.entries[0].measure.percent:
+        return (
+            f"{half[0].upper()}{half[1:]}: over the test part, as if its sequences were drawn anew (two "
+            f"shares after Agresti and Caffo; not the randomness of training), and {seeds}. Level: within "
+            "noise by the seeds, or for one seed by the test part."
+        )
+    return f"{half[0].upper()}{half[1:]}, in pairs, {seeds}. Level: by the seeds, or for one seed below 1 %."
 
 
 def _main_table(comparison: Comparison, stamp: str) -> str:

@@ -60,12 +60,6 @@ class TrainConfig:
             self.batch_tokens,
             f"must be a multiple of train.sequence x train.accumulate = {self.sequence} x {self.accumulate}",
         )
-        check(
-            self.batch_sequences % self.accumulate == 0,
-            "train.batch_sequences",
-            self.batch_sequences,
-            f"must be a multiple of train.accumulate = {self.accumulate}",
-        )
         check(self.lr > 0 and isfinite(self.lr), "train.lr", self.lr, "must be positive and finite")
         check(0 <= self.warmup < 1, "train.warmup", self.warmup, "is a fraction of the steps in [0, 1)")
         check(0 <= self.lr_floor <= 1, "train.lr_floor", self.lr_floor, "is a fraction of train.lr in [0, 1]")

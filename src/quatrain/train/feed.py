@@ -120,17 +120,11 @@ class TextFeed:
 
     def meta(self) -> dict[str, object]:
         """What the tokens are, where they are not bytes."""
-        return {} if self.tokenizer.name == "bytes" else {"tokenizer": self.tokenizer.name}
+        return _named(self.tokenizer)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """A byte-pair encoding, as the bytes of its JSON."""
-        if not self.tokenizer.json:
-            return {}
-        return {
-            "tokenizer": {
-                "json": torch.frombuffer(bytearray(self.tokenizer.json.encode()), dtype=torch.uint8)
-            }
-        }
+        """A byte-pair encoding."""
+        return _spelling(self.tokenizer)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         if isinstance(self.sampler, Streams):
@@ -166,6 +160,9 @@ class TaskFeed:
         self.carry: list[Any] = [None]
         self.sampler: Sequences | SeriesWindows
         if TASKS[data.task].labelled:
+            rows, rule = settings.batch_sequences, "must be a multiple of train.accumulate"
+            whole = rows % settings.accumulate == 0
+            check(whole, "train.batch_sequences", rows, f"{rule} = {settings.accumulate}")
             self.sampler = Sequences(data, "train", settings.batch_sequences, settings.seed)
         else:
             self.sampler = SeriesWindows(data, settings.sequence, settings.batch, settings.seed)
@@ -201,8 +198,20 @@ class TaskFeed:
 
     def meta(self) -> dict[str, object]:
         """What the numbers mean, so that a model can read new inputs and name its answers."""
-        return {"meaning": meaning_to_dict(self.data.meaning)}
+        return {"meaning": meaning_to_dict(self.data.meaning), **_named(self.data.tokenizer)}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Nothing."""
+        """The byte-pair encoding of texts."""
+        return _spelling(self.data.tokenizer)
+
+
+def _named(tokenizer: Tokenizer) -> dict[str, object]:
+    """What the tokens are, where they are not bytes."""
+    return {} if tokenizer.name == "bytes" else {"tokenizer": tokenizer.name}
+
+
+def _spelling(tokenizer: Tokenizer) -> dict[str, dict[str, Tensor]]:
+    """A byte-pair encoding, as the bytes of its JSON."""
+    if not tokenizer.json:
         return {}
+    return {"tokenizer": {"json": torch.frombuffer(bytearray(tokenizer.json.encode()), dtype=torch.uint8)}}

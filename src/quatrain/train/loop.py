@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from math import nan
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,20 +18,22 @@ from quatrain import checkpoint
 from quatrain.config.check import check
 from quatrain.config.schema import digest, to_dict
 from quatrain.data.prepare import Data, prepare
+from quatrain.data.task import TASKS
 from quatrain.data.tokenizer import Tokenizer
-from quatrain.errors import DataError
+from quatrain.errors import DataError, OutOfMemoryError, ran_out_of_memory
 from quatrain.model.count import parameters
 from quatrain.model.device import choose
 from quatrain.model.init import initialise
 from quatrain.model.sequence import build
 from quatrain.records import Writer
 from quatrain.tasks.spelling import tokenizer_of
-from quatrain.train import _carry, _health, _machine, optim, run_dir
+from quatrain.train import _carry, _health, _machine, _memory, optim, run_dir
 from quatrain.train._signals import Interrupted, StopSignals
 from quatrain.train.config import RunConfig
-from quatrain.train.feed import feed_of
+from quatrain.train.feed import Feed, feed_of
 from quatrain.train.warm_start import warm_start
 
+T = TypeVar("T")
 Events = Callable[[dict[str, object]], None]
 
 
@@ -93,6 +96,7 @@ def train(
         ConfigError: another config or process in ``out``, or settings that contradict each other or the data.
         DataError: data that is missing, too short, unfit for the task, or changed since the run began.
         CheckpointError: the run's last checkpoint is damaged.
+        OutOfMemoryError: memory ran out; names settings that were tried and fit, what was saved stays.
         DivergedError: NaN or infinity; names step, parameter and last good checkpoint.
         OSError: ``out`` can't be written; what was saved before stays whole.
         Interrupted: a signal; the run is saved.
@@ -101,7 +105,7 @@ def train(
     check(stop_at is None or stop_at >= 1, "stop_at", stop_at, "must be at least 1")
     check(threads is None or threads >= 1, "threads", threads, "must be at least 1")
     with run_dir.claimed(out, config), StopSignals() as stop:
-        newest = checkpoint.latest(out)
+        newest, begins = checkpoint.latest(out), not (out / run_dir.CONFIG).exists()
         saved = checkpoint.read(newest) if newest else None
         if saved and saved.step >= config.train.steps:
             progress = Progress(**saved.meta["progress"])
@@ -114,6 +118,10 @@ def train(
             run = _Run(config, out, ready, saved, chosen, events or (lambda row: None))
             try:
                 return run.until(min(stop_at or config.train.steps, config.train.steps), stop)
+            except OutOfMemoryError:
+                if begins and run.last_good is None:
+                    run_dir.forget(out)  # the same directory then takes other settings
+                raise
             finally:
                 run.writer.close()
 
@@ -140,7 +148,12 @@ class _Run:
         if settings.init_from and saved is None:
             begun = warm_start(self.model, self.feed.meta(), settings.init_from)
         self.device = device
-        self.model.to(device).train()
+        try:
+            self.model.to(device).train()
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise _memory.too_large(error, sum(p.numel() for p in self.model.parameters()), device) from None
         self.optimizer = optim.optimizer(self.model, settings)
         self.progress = Progress()
         self.machine = _machine.describe(device)
@@ -205,10 +218,11 @@ class _Run:
         """Train up to and with step ``last``."""
         settings = self.config.train
         while self.progress.step < last:
-            self._step(self.progress.step + 1)
+            self._fitting("step", partial(self._step, self.progress.step + 1), self._try_step)
             step = self.progress.step
             finished = step == settings.steps
-            better = (finished or step % settings.eval_every == 0) and self._validate()
+            looks = finished or step % settings.eval_every == 0
+            better = looks and self._fitting("look after step", self._validate, self._try_look)
             if finished:
                 self._end()
             if finished or better or stop.number or step == last or step % settings.save_every == 0:
@@ -225,6 +239,42 @@ class _Run:
     def _how_to_go_on(self) -> str:
         done = f"stopped at step {self.progress.step} of {self.config.train.steps}, saved in {self.out}"
         return f"{done}; go on with: quatrain train --resume {self.out}"
+
+    # -- memory
+
+    def _fitting(self, doing: str, work: Callable[[], T], trial: Callable[[Feed], object]) -> T:
+        """Do the work, and where memory runs out say with which settings it would not have."""
+        step = self.progress.step + (doing == "step")
+        try:
+            return work()
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            said = _memory.explained(
+                error,
+                f"{doing} {step}",
+                self.config,
+                self.task != "lm" and TASKS[self.task].labelled,
+                _memory.kept(self.out, self.last_good),
+                partial(self._try, trial),
+            )
+            raise said from None
+
+    def _try(self, trial: Callable[[Feed], object], config: RunConfig) -> None:
+        """The run ends in any case: its model may be spoilt."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.backbone.config = replace(
+            self.model.config, checkpoint_layers=config.model.checkpoint_layers
+        )
+        room = _memory.moments(self.optimizer, self.model)
+        trial(feed_of(config, self.data))
+        del room
+
+    def _try_step(self, feed: Feed) -> None:
+        feed.backward(self.model, self.progress.step + 1, self._autocast)
+
+    def _try_look(self, feed: Feed) -> None:
+        feed.look(self.model)
 
     # -- one step
 

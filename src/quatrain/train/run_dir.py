@@ -71,6 +71,12 @@ def _take_away(out: Path, made: list[Path], made_data: bool) -> None:
             folder.rmdir()
 
 
+def forget(out: Path) -> None:
+    """Take away what names a run that has saved nothing, so that ``out`` is free for other settings."""
+    for name in (CONFIG, RECORDS):
+        (out / name).unlink(missing_ok=True)
+
+
 def write_config(out: Path, config: object) -> None:
     """Write ``config.toml``: from here on the directory is this config's run."""
     if not (out / CONFIG).exists():
