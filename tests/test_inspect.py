@@ -241,6 +241,7 @@ def test_other_tasks_answer(made):
     np.testing.assert_allclose(ahead[2]["mean"][0], quatrain.predict(made("forecast"), series).mean[:, 0])
     for rows in (texts, inspect(made("tag"), b"abc 123"), said, ahead):
         assert "What the model answers" in page.html(rows)
+    assert page.summary(inspect(made("tag"), b"abc 123"))[0].endswith("reads 7 bytes and tags them")
 
 
 # -- the page

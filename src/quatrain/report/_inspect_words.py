@@ -65,6 +65,8 @@ def headline(rows: Sequence[Row]) -> str:
             if row.get("mean"):
                 ahead = len(row["mean"][0])
                 return f"{what} and forecasts {ahead} more"
+            if row.get("task") == "tag":
+                return f"{what} and tags them"
     return what
 
 

@@ -55,8 +55,9 @@ def html(rows: Sequence[Row]) -> str:
             parts.append(_section("input", "The input", "", series(row) + time_axis(about["steps"], [])))
         elif row["kind"] == "answer":
             links["answer"] = "Answer"
-            colour = colour_of(layers[-1]["mixer"])
-            parts.append(_section("answer", "What the model answers", "", answer(row, others, colour)))
+            said = answer(row, others, colour_of(layers[-1]["mixer"]))
+            below = "" if row.get("mean") else time_axis(about["steps"], labels)
+            parts.append(_section("answer", "What the model answers", "", said + below))
     for row in layers:
         key = f"layer-{row['index'] + 1}"
         links[key] = f"Layer {row['index'] + 1}"
