@@ -30,10 +30,10 @@ BLANK, CONTENTS, COUNT = 0, 8, 3  # token 0; tokens 1 to 8; content tokens of a 
 MARKER = CONTENTS + 1
 _BATCH, _TESTED, _WARM = 32, 64, 50
 _SHOWN = 24  # units of a layer that are drawn
-_SHAPES: Mapping[str, tuple[dict[str, Any], float]] = {  # shape and learning rate
-    "lstm": ({"width": 96, "layers": 1}, 4e-3),
-    "attention": ({"width": 64, "layers": 2, "mixer": {"attention": {"heads": 4}}}, 4e-3),
-    "s6": ({"width": 48, "layers": 1}, 1e-2),
+_SHAPES: Mapping[str, tuple[dict[str, Any], float, float]] = {  # shape, rate, times the steps
+    "lstm": ({"width": 96, "layers": 1}, 4e-3, 1.0),
+    "attention": ({"width": 64, "layers": 2, "mixer": {"attention": {"heads": 4}}}, 4e-3, 1.6),
+    "s6": ({"width": 48, "layers": 1}, 1e-2, 1.2),
 }
 
 
@@ -48,14 +48,14 @@ def draw(length: int, batch: int, random: torch.Generator) -> tuple[Tensor, Tens
 
 
 def trained(mixer: str, config: ClaimsConfig, tell: Tell) -> tuple[SequenceModel, float]:
-    """A model after ``config.demo_steps`` steps, on the CPU, and its token accuracy on fresh sequences."""
-    sizes, lr = _SHAPES[mixer]
+    """A model trained on the CPU, and its token accuracy on fresh sequences."""
+    sizes, lr, _ = _SHAPES[mixer]
     shape = ModelConfig(task="tag", vocab=MARKER + 1, outputs=MARKER, pattern=mixer, **sizes)
     with torch.random.fork_rng(devices=[]):
         model = SequenceModel(shape)
     initialise(model, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-    steps, random = config.demo_steps, torch.Generator().manual_seed(1)
+    steps, random = _steps(mixer, config), torch.Generator().manual_seed(1)
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -71,6 +71,10 @@ def trained(mixer: str, config: ClaimsConfig, tell: Tell) -> tuple[SequenceModel
     with torch.no_grad():
         right = _asked(model.eval(), tokens).argmax(-1) == answers
     return model, float(right.double().mean())
+
+
+def _steps(mixer: str, config: ClaimsConfig) -> int:
+    return round(config.demo_steps * _SHAPES[mixer][2])
 
 
 def _asked(model: SequenceModel, tokens: Tensor) -> Tensor:
@@ -101,7 +105,7 @@ def _about(
     model: SequenceModel, mixer: str, accuracy: float, config: ClaimsConfig
 ) -> tuple[str, dict[str, Any]]:
     params = sum(p.numel() for p in model.parameters())
-    length, steps = config.demo_length, config.demo_steps
+    length, steps = config.demo_length, _steps(mixer, config)
     return "demo", {
         "mixer": mixer, "accuracy": accuracy, "params": params, "steps": steps, "length": length,
     }  # fmt: skip

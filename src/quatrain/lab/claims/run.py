@@ -59,7 +59,9 @@ class Outcome:
     again: bool
 
 
-def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, command: str = "") -> Outcome:
+def run(
+    config: ClaimsConfig, out: Path, events: Events | None = None, *, train: bool = False, command: str = ""
+) -> Outcome:
     """Measure every claim and write ``out/records.jsonl``; a killed run goes on after its last stage.
 
     Args:
@@ -67,6 +69,7 @@ def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, comman
         out: directory, made when missing.
         events: called with {"kind": "stage", "stage", "says", "done", "of", "left"} before a stage, and with
             {"kind": "share", "share", "left"} while it runs.
+        train: also train the rows that need it, in the place of the shipped records.
         command: how a person started it, for the record.
 
     Raises:
@@ -84,7 +87,7 @@ def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, comman
         with Journal(out / run_dir.RECORDS) as journal, _machine.numerics(config.threads, device):
             again = "end" in journal
             if not again:
-                _Run(config, journal, tell).go(command)
+                _Run(config, journal, tell).go(command, train)
                 rows = judge(found_in(out / run_dir.RECORDS))
                 journal.finish("end", [*rows, ("end", {"complete": True})])
     return Outcome(out, again)
@@ -96,7 +99,7 @@ class _Run:
     def __init__(self, config: ClaimsConfig, journal: Journal, tell: Events) -> None:
         self.config, self.journal, self.tell = config, journal, tell
 
-    def go(self, command: str) -> None:
+    def go(self, command: str, train: bool) -> None:
         if "start" not in self.journal:
             self.journal.finish("start", [("claims", self._about(command)), *recorded.shipped()])
         for at, (name, stage) in enumerate(MEASUREMENTS.items()):
