@@ -98,7 +98,8 @@ def cost(found: Found) -> Figure:
         drawn = _lengths(_sized(held), _styles(held), axis, ("s", "memory", ""), "length")
         panels.append(("peak memory", drawn))
     legend = _legend(_styles([*time, *held]), _exponents(found, "train"))
-    return Figure("cost", title, caption, tuple(panels), legend, "Cost against length was not measured.")
+    missing = "" if panels else "Cost against length was not measured."
+    return Figure("cost", title, caption, tuple(panels), legend, missing)
 
 
 def _norms(found: Found, styles: Mapping[Style, list[Row]], key: str, title: str, caption: str) -> Figure:
@@ -215,9 +216,9 @@ def _two(mixer: str, names: tuple[str, str]) -> dict[bool, Style]:
 
 
 def _ways(
-    found: Found, kind: str, mixer: str, names: tuple[str, str], y: str, scale: float = 1.0, **fields: object
+    found: Found, kind: str, look: str, names: tuple[str, str], y: str, scale: float = 1.0, **fields: object
 ) -> tuple[list[Style], list[Point]]:
-    styles, points = _two(mixer, names), []
+    styles, points = _two(look, names), []
     for fused, style in styles.items():
         points += _series(of(found, kind, fused=fused, **fields), style, "length", y, scale)
     return list(styles.values()), points
@@ -279,7 +280,7 @@ def cache(found: Found) -> Figure:
         panels.append(
             ("time of a token", _lengths(time, _styles(time), axis, ("y", "ms", ".3~r"), "context"))
         )
-    missing = "Generation was not measured."
+    missing = "" if panels else "Generation was not measured."
     return Figure("cache", title, caption, tuple(panels), _legend(_styles([*held, *time])), missing)
 
 
@@ -367,7 +368,14 @@ def _batches(found: Found, kind: str, x: str, key: str, title: str, caption: str
             name = "context" if x == "context" else "length"
             drawn = _lengths(points, _styles(points), axis, ("y", "tokens/s", ",.3~r"), name)
             panels.append((f"batch {batch}", drawn))
-    return Figure(key, title, caption, tuple(panels), _legend(_styles(shown)), "Speed was not measured.")
+    return Figure(
+        key,
+        title,
+        caption,
+        tuple(panels),
+        _legend(_styles(shown)),
+        "" if panels else "Speed was not measured.",
+    )
 
 
 def generating(found: Found) -> Figure:

@@ -43,7 +43,7 @@ class ClaimsConfig:
     )
     batches: Annotated[tuple[int, ...], "batch sizes of generation and training"] = (1, 8)
     cache_bytes: Annotated[int, "largest state that is filled to time a step after it"] = 1 << 29
-    repeats: Annotated[int, "rounds of alternating measurements"] = 7
+    repeats: Annotated[int, "rounds of alternating measurements"] = 5
     reach: Annotated[int, "steps over which gradients are followed"] = 256
     demo_steps: Annotated[int, "training steps of the three small models that are looked into"] = 500
     demo_length: Annotated[int, "steps of a sequence that they read"] = 32

@@ -19,7 +19,7 @@ from quatrain.lab.claims.claim import (
 )  # fmt: skip
 from quatrain.lab.claims.lstm import LEARNT
 from quatrain.lab.claims.recorded import Scores, absent, need
-from quatrain.lab.claims.words import interval, length, share, size, times
+from quatrain.lab.claims.words import interval, length, power, share, size, times
 
 SOLVED, UNSOLVED = 0.95, 0.75  # token accuracies of a task that is solved, and of one that is not
 
@@ -54,7 +54,7 @@ def system(found: Found) -> Verdict:
         return missing("S4D both ways")
     exact = [row for row in rows if "float64" in row["dtype"]]
     word = AGREES if exact and all(row["difference"] <= rnn.EXACT for row in exact) else DISAGREES
-    listed = ", ".join(f"{row['dtype']} {row['difference']:.0e}" for row in rows)
+    listed = ", ".join(f"{row['dtype']} {power(row['difference'])}" for row in rows)
     text = f"Over {rows[0]['length']} steps the two differ, relative to the largest output, by: {listed}."
     return Verdict(word, text)
 

@@ -16,7 +16,7 @@ from quatrain.lab.claims.claim import (
     together,
 )  # fmt: skip
 from quatrain.lab.claims.stats import Estimate
-from quatrain.lab.claims.words import interval, spans
+from quatrain.lab.claims.words import interval, power, spans
 
 EXACT = 1e-9  # relative difference in float64 that rounding explains
 
@@ -31,7 +31,7 @@ def states(found: Found) -> Verdict:
     exact = row["states"] == row["outputs"] == steps and row["difference"] <= EXACT
     text = (
         f"{steps} tokens gave {row['states']} different hidden states and {row['outputs']} outputs; the "
-        f"outputs of single steps and of one pass over all differ by {row['difference']:.0e} of the largest."
+        f"outputs of single steps and of one pass differ by {power(row['difference'])} of the largest."
     )
     return Verdict(AGREES if exact else DISAGREES, text)
 
@@ -73,7 +73,7 @@ def _factor(rate: Estimate) -> str:
 
 
 def _power(rate: Estimate) -> str:
-    return f"{rate.value**100:.0e}"
+    return power(rate.value**100)
 
 
 CLAIMS = (

@@ -21,6 +21,7 @@ from quatrain.model.device import name_of
 from quatrain.records import read
 from quatrain.train import _machine, run_dir
 
+_TRUST = 30.0  # seconds measured, below which the planned ones count more
 Events = Callable[[dict[str, Any]], None]
 
 
@@ -119,7 +120,8 @@ class _Run:
         """Seconds left: the planned ones of what is not done, times the ratio seen so far."""
         done = [stage for stage in MEASUREMENTS if stage in self.journal]
         planned = sum(MEASUREMENTS[stage].seconds for stage in done)
-        ratio = sum(self.journal.seconds[stage] for stage in done) / planned if planned else 1.0
+        seen = sum(self.journal.seconds[stage] for stage in done)
+        ratio = (seen + _TRUST) / (planned + _TRUST)
         rest = sum(stage.seconds for key, stage in MEASUREMENTS.items() if key not in self.journal)
         return ratio * (rest - share * MEASUREMENTS[name].seconds)
 

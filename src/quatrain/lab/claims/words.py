@@ -12,12 +12,31 @@ NAMES = {
 }
 
 
+_RAISED = str.maketrans(
+    "-0123456789",
+    "\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT ZERO}\N{SUPERSCRIPT ONE}"
+    "\N{SUPERSCRIPT TWO}\N{SUPERSCRIPT THREE}\N{SUPERSCRIPT FOUR}\N{SUPERSCRIPT FIVE}"
+    "\N{SUPERSCRIPT SIX}\N{SUPERSCRIPT SEVEN}\N{SUPERSCRIPT EIGHT}\N{SUPERSCRIPT NINE}",
+)
+
+
+def power(value: float) -> str:
+    """The nearest power of ten with one digit before it: 3.1e-12 -> 3 x 10^-12, 1e6 -> 10^6."""
+    digit, exponent = f"{value:.0e}".split("e")
+    raised = f"10{str(int(exponent)).translate(_RAISED)}"
+    return (
+        raised
+        if digit == "1"
+        else f"{digit}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{raised}"
+    )
+
+
 def digits(value: float, count: int = 2) -> str:
-    """``value`` to so many significant digits: 0.01234 -> 0.012, 4321 -> 4,300, 3e-12 -> 3e-12."""
+    """``value`` to so many significant digits: 0.01234 -> 0.012, 4321 -> 4,300; far from 1 as `power`."""
     if value == 0:
         return "0"
     if not 1e-3 <= abs(value) < 1e9:
-        return f"{value:.{count - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+        return power(value)
     rounded = float(f"{value:.{count - 1}e}")
     if abs(rounded) >= 10 ** (count - 1):
         return f"{rounded:,.0f}"
