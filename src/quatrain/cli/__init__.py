@@ -24,6 +24,9 @@ COMMANDS = {
         "quatrain.cli.predict:run", "classes, forecasts, tags or transcripts of new inputs by a trained model"
     ),
     "eval": Command("quatrain.cli.eval:run", "score a trained model on data, beside what is trivial"),
+    "reproduce": Command(
+        "quatrain.cli.reproduce:run", "train the models of a paper's table again, beside its numbers"
+    ),
     "doctor": Command(
         "quatrain.cli.doctor:run", "say what is here, which kernels will run and why not others"
     ),
