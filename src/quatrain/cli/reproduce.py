@@ -60,9 +60,11 @@ def _reproduce(parsed: Parsed, args: Sequence[str]) -> int:
     names = recipe.chosen(tuple(words(parsed["mixers"])))
     seeds = parsed["seeds"] if "seeds" in parsed.given else recipe.seeds
 
+    from quatrain.lab.paper import cells
     from quatrain.lab.paper.reproduce import default_out, forecast, reproduce
     from quatrain.model.device import choose
 
+    cells.check(recipe)
     device = choose(parsed["device"]).type
     if recipe.gpu and device == "cpu" and parsed["device"] == "auto":
         raise ConfigError(_too_slow(parsed, forecast(recipe, names, seeds)))

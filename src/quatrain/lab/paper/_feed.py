@@ -50,7 +50,7 @@ class GeneratorFeed:
     def __init__(self, config: RunConfig, data: Drawn) -> None:
         self.settings, self.model, self.data = config.train, config.model, data
         training, generator = data.training, data.generator
-        self.lengths = generator.lengths(training.low, training.high)
+        self.lengths = generator.lengths(training.lengths)
         self.batches = -(-training.look_sequences // training.batch)
         self.look_tokens = self.batches * training.batch * training.high
         self.carry: list[Any] = [None]
@@ -85,7 +85,7 @@ def validate(model: SequenceModel, data: Drawn) -> Score:
     from quatrain.infer._mode import evaluating
 
     generator, training = data.generator, data.training
-    lengths = generator.lengths(training.low, training.high)
+    lengths = generator.lengths(training.lengths)
     total = Score(generator.regression)
     with torch.no_grad(), evaluating(model):
         for step in range(-(-training.look_sequences // training.batch)):

@@ -93,11 +93,18 @@ class Generator(ABC):
         """The rule with this generator's numbers in it."""
         return self.rule.format(self=self)
 
-    def lengths(self, low: int, high: int) -> tuple[int, ...]:
-        """The lengths in [low, high] that can be made. Raises ConfigError where there is none."""
-        found = tuple(length for length in range(low, high + 1) if self.fits(length))
+    def lengths(self, named: tuple[int, ...]) -> tuple[int, ...]:
+        """The lengths that are drawn: those of a range where two are named, else the named ones themselves.
+
+        Raises ConfigError where a named one cannot be made, or none of a range.
+        """
+        if len(named) != 2:
+            for length in named:
+                self.check(length)
+            return named
+        found = tuple(length for length in range(named[0], named[1] + 1) if self.fits(length))
         if not found:
-            raise ConfigError(f"lengths = {[low, high]}: hold none that fits; a length {self.rule_in_words}")
+            raise ConfigError(f"lengths = {list(named)}: hold none that fits; a length {self.rule_in_words}")
         return found
 
 

@@ -98,7 +98,7 @@ def run_config(recipe: Recipe, job: Job, generator: Generator) -> RunConfig:
 def check(recipe: Recipe) -> Generator:
     """Raise ConfigError for what of a recipe cannot be run, before anything is: models, lengths, rates."""
     generator = generator_of(recipe)
-    generator.lengths(recipe.train.low, recipe.train.high)
+    generator.lengths(recipe.train.lengths)
     for length in recipe.test.lengths:
         generator.check(length)
     for name, contestant in recipe.models.items():

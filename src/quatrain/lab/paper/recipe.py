@@ -78,7 +78,9 @@ class Training:
 
     steps: Annotated[int, "optimiser steps"] = 1000
     batch: Annotated[int, "sequences of a step"] = 64
-    lengths: Annotated[tuple[int, ...], "length of the sequences, or the least and the greatest"] = (64,)
+    lengths: Annotated[
+        tuple[int, ...], "one length, the least and the greatest, or from three on all that are drawn"
+    ] = (64,)
     warmup: Annotated[float, "fraction of the steps over which the learning rate rises"] = 0.05
     lr_floor: Annotated[float, "last learning rate as a fraction of the highest; 1: constant"] = 0.1
     weight_decay: Annotated[float, "decay of matrices"] = 0.0
@@ -92,15 +94,8 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "look_every", "look_sequences", "save_every"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        fine = (
-            len(self.lengths) in (1, 2) and min(self.lengths) >= 1 and sorted(self.lengths) == [*self.lengths]
-        )
-        check(fine, "lengths", list(self.lengths), "must be one length, or the least and the greatest")
-
-    @property
-    def low(self) -> int:
-        """The shortest training sequence."""
-        return self.lengths[0]
+        fine = self.lengths and self.lengths[0] >= 1 and sorted(set(self.lengths)) == [*self.lengths]
+        check(bool(fine), "lengths", list(self.lengths), "must name at least one, in rising order")
 
     @property
     def high(self) -> int:

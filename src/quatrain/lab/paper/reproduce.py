@@ -1,7 +1,9 @@
 """All cells of a table, in any number of processes, in a directory where the same call goes on."""
 
+import fcntl
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep
@@ -25,7 +27,7 @@ from quatrain.train._signals import Interrupted
 Row = dict[str, Any]
 Events = Callable[[Row], None]
 RECORDS = "records.jsonl"
-_PATIENCE = 3.0  # seconds in which the processes of a killed call are given time to notice
+_PATIENCE = 10.0  # seconds that the processes of a killed call are given to notice
 
 
 @dataclass(frozen=True)
@@ -104,31 +106,25 @@ def reproduce(
         return Outcome(out, run.failed, again)
 
 
-def _claimed(out: Path, recipe: Recipe) -> Any:
-    """Hold the directory; the processes of a call that was just killed may need a moment to notice."""
-    until = perf_counter() + _PATIENCE
-    while True:
-        claim = run_dir.claimed(out, recipe)
+@contextmanager
+def _claimed(out: Path, recipe: Recipe) -> Iterator[None]:
+    """Hold the directory, once the processes of a call that was just killed have noticed that it was."""
+    with run_dir.claimed(out, recipe):
+        until = perf_counter() + _PATIENCE
+        while busy := [lock for lock in out.glob(f"{cells.RUNS}/*/{run_dir.LOCK}") if _is_held(lock)]:
+            if perf_counter() > until:
+                raise ConfigError(f"out = '{out}': another process is training in {busy[0].parent}")
+            sleep(0.05)
+        yield
+
+
+def _is_held(lock: Path) -> bool:
+    with open(lock, "rb") as file:
         try:
-            claim.__enter__()
-        except ConfigError as error:
-            if "another process" not in str(error) or perf_counter() > until:
-                raise
-            sleep(0.1)
-            continue
-        return _Held(claim)
-
-
-class _Held:
-    """A context that was entered already."""
-
-    def __init__(self, claim: Any) -> None:
-        self._claim = claim
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: Any) -> None:
-        self._claim.__exit__(*error)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _about(recipe: Recipe, device: str, command: str) -> Iterator[tuple[str, Row]]:
@@ -260,21 +256,20 @@ def forecast(recipe: Recipe, names: Sequence[str] = (), seeds: int = 0, steps: i
     from quatrain.lab.paper._score import loss
 
     generator = cells.check(recipe)
+    lengths = generator.lengths(recipe.train.lengths)
+    share = sum(lengths) / len(lengths) / lengths[-1]  # of the steps of the longest batch, on average
     total, before = 0.0, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for name in recipe.chosen(tuple(names)):
             contestant = recipe.models[name]
             model = build(cells.model_config(recipe, name, generator))
-            batch = generator.batch(
-                0, 1, "train", recipe.train.batch, generator.lengths(recipe.train.low, recipe.train.high)[-1]
-            )
+            batch = generator.batch(0, 1, "train", recipe.train.batch, lengths[-1])
             times = []
             for _ in range(steps + 1):
                 began = perf_counter()
                 torch.autograd.backward(loss(model, batch))
                 times.append(perf_counter() - began)
-            share = (recipe.train.low + recipe.train.high) / 2 / recipe.train.high
             runs = len(contestant.learning_rates) + (seeds or recipe.seeds) - 1
             total += min(times[1:]) * share * runs * (contestant.steps or recipe.train.steps)
     finally:
