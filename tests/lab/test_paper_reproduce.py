@@ -15,7 +15,7 @@ from quatrain import records
 from quatrain.checkpoint import latest, read
 from quatrain.config.schema import replace_in, to_dict
 from quatrain.errors import ConfigError
-from quatrain.lab.paper import cells
+from quatrain.lab.paper import cells, task_class
 from quatrain.lab.paper import recipe as recipes
 from quatrain.lab.paper._score import Score, add, score
 from quatrain.lab.paper.cells import Job
@@ -215,6 +215,11 @@ def test_another_recipe_is_refused(whole, tmp_path):
         ConfigError, match=r"holds a run with other settings \(train.batch = 8 there, 4 here\)"
     ):
         run(replace_in(tiny(tmp_path), {"train.batch": 4}), whole)
+    other = replace(tiny(tmp_path), task="dyck")
+    with pytest.raises(ConfigError, match=r"holds the task 'parity', not 'dyck'; choose another$"):
+        run(other, whole)
+    with pytest.raises(ConfigError, match=r"holds settings as published, asked for are reduced settings$"):
+        run(replace(tiny(tmp_path), reduced="less"), whole)
     assert (whole / "records.jsonl").read_bytes() == before
 
 
@@ -269,13 +274,37 @@ def test_long_sequences_need_no_more_memory():
     assert sum(shape[0] * shape[1] for shape in read) == 2**16
 
 
+def test_words_go_on_where_the_last_batch_ended(tmp_path):
+    """A killed run of a text carries the state on; attention, which begins anew, has none."""
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"wiki.{split}.txt").write_text(" ".join("abcde"[n * n % 5] for n in range(300)))
+    text = TINY.replace('"parity"', '"wikitext2"').replace("[1, 8]", "[6]").replace("[8, 12]", "[6, 500]")
+    text = text.replace("sequences = 16\n\n[models", 'sequences = 99\nmetric = "perplexity"\n\n[models')
+    text = text.replace("[models.rnn]", "[models.attention]").replace(
+        "{ width = 8, form", "{ width = 8, tied = true, form"
+    )
+    recipe = tiny(tmp_path, f'{text}\n[data]\nsource = "{tmp_path}"\n')
+    recipe = replace_in(recipe, {"models.attention.model": {"width": 8}})
+    run(recipe, tmp_path / "out", seeds=1)
+    rows = list(records.read(tmp_path / "out" / "records.jsonl"))
+    shown = reproduction(rows, seeds=1)
+    assert 1 < float(shown.rows[0][4]) < 10
+    assert {row["sequences"] for row in rows if row["kind"] == "tested"} == {1, 50}
+    saved = read(
+        latest(tmp_path / "out" / "runs" / "lstm-lr0.01-seed0")
+        or latest(tmp_path / "out" / "runs" / "lstm-lr0.03-seed0")
+    )
+    assert saved.meta["carried"]
+    assert not read(latest(tmp_path / "out" / "runs" / "attention-lr0.001-seed0")).meta["carried"]
+
+
 # -- recipes and the command
 
 
 @pytest.mark.parametrize("name", recipes.names())
 @pytest.mark.parametrize("reduced", [False, True])
 def test_every_recipe_can_run(name, reduced, tmp_path):
-    if name == "sequential_mnist":
+    if task_class(name).limited:
         pytest.skip("reads a file")
     if reduced and not recipes.load(name).gpu:
         with pytest.raises(ConfigError, match="has no reduced variant"):

@@ -1,6 +1,7 @@
 """Tasks of the papers: a pure function of (seed, step, split), and targets that a slow check agrees with."""
 
 import gzip
+import lzma
 import re
 from collections import deque
 from itertools import pairwise
@@ -23,6 +24,7 @@ from quatrain.lab.paper.parity import Parity
 from quatrain.lab.paper.selective_copying import SelectiveCopying
 from quatrain.lab.paper.sequential_mnist import SequentialMNIST
 from quatrain.lab.paper.string_copying import StringCopying
+from quatrain.lab.paper.wikitext2 import WikiText2
 
 # Each with a length, and one that it cannot make.
 CASES = {
@@ -268,7 +270,7 @@ def test_digits_are_read_from_both_formats(digits):
     folder, x, y = digits
     for name in ("digits.npz", "train-images-idx3-ubyte.gz"):
         task = SequentialMNIST(source=str(folder / name))
-        assert [task.count(split) for split in SPLITS] == [45, 5, 10]
+        assert [task.pieces(split, 784) for split in SPLITS] == [45, 5, 10]
         inputs, targets = task.batch(0, 0, "test", 10, 784)
         assert torch.equal(inputs[:, :, 0], torch.from_numpy(x[50:].reshape(10, 784)).float() / 255)
         assert targets[:, -1].tolist() == y[50:].tolist()
@@ -287,8 +289,52 @@ def test_digits_that_are_none_are_one_line(digits, tmp_path):
         "lone-images-idx3-ubyte": "cannot be read as digits: .*No such file",
     }.items():
         with pytest.raises(DataError, match=line):
-            SequentialMNIST(source=str(folder / name)).count("train")
+            SequentialMNIST(source=str(folder / name)).pieces("train", 784)
     with pytest.raises(
         ConfigError, match=r"data.source = '': must name the file of digits; give --data FILE"
     ):
         SequentialMNIST()
+
+
+# -- words
+
+
+@pytest.fixture
+def text(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    words = " ".join("abcde"[n * n % 5] for n in range(60))
+    (folder / "wiki.train.tokens").write_text(f"{words}\n{words}\n")
+    (folder / "wiki.valid.tokens").write_text("a b c\n\nd\n")
+    (folder / "wiki.test.tokens.xz").write_bytes(lzma.compress(b"e a b zebra\n"))
+    return folder
+
+
+def test_words_are_read_in_order(text):
+    task = WikiText2(source=str(text))
+    assert task.vocab == 7, "five letters, <eos> and zebra"
+    assert [task.pieces(split, 4) for split in SPLITS] == [-(-121 // 4), 2, 1]
+    found = task.batch(0, 0, "test", 1, 6)
+    assert torch.equal(found.inputs[0, 1:4], found.targets[0, :3])
+    assert found.asked().tolist() == [[True] * 4 + [False] * 2], "nothing is asked behind the end"
+    first, second = (task.batch(9, step, "train", 2, 8) for step in (1, 2))
+    assert torch.equal(first.inputs[:, 1:], first.targets[:, :-1])
+    assert torch.equal(first.targets[:, -1], second.inputs[:, 0]), "a stream goes on"
+    windows = 121 // 2 // 8
+    assert [task.begins(step, 2, 8) for step in (1, 2, windows + 1)] == [True, False, True]
+    assert torch.equal(task.batch(9, windows + 1, "train", 2, 8).inputs, first.inputs)
+
+
+def test_texts_that_are_none_are_one_line(text):
+    with pytest.raises(ConfigError, match=r"train.batch = 50: must leave 8 words to each stream"):
+        WikiText2(source=str(text)).batch(0, 1, "train", 50, 8)
+    with pytest.raises(DataError, match="must be a folder; there is none"):
+        _ = WikiText2(source=str(text / "nothing")).vocab
+    (text / "wiki.test.tokens.xz").write_bytes(b"no xz")
+    with pytest.raises(DataError, match=r"wiki.test.tokens.xz: cannot be read as text"):
+        _ = WikiText2(source=str(text)).vocab
+    (text / "wiki.test.tokens").write_text("a")
+    with pytest.raises(
+        DataError, match=r"must hold one file with 'wiki' and 'test' in its name; it holds wiki.test"
+    ):
+        _ = WikiText2(source=str(text)).vocab

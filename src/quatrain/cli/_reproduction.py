@@ -105,8 +105,11 @@ def _outcome(row: dict[str, Any]) -> str:
     return f"{shown}loss {row['loss']:.4g} on {row['sequences']} sequences"
 
 
-def show(outcome: Outcome, names: Sequence[str], seeds: int) -> None:
-    """Write ``table.md`` and print the table on stdout, cells that failed and their reasons below it."""
+def show(outcome: Outcome, names: Sequence[str], seeds: int) -> bool:
+    """Write ``table.md`` and print the table on stdout, cells that failed and their reasons below it.
+
+    Returns whether a model got no number because it sees the future.
+    """
     rows = list(records.read(outcome.out / RECORDS))
     found = reproduction(rows, names=names, seeds=seeds, failed=outcome.failed)
     place = outcome.out / "table.md"
@@ -123,6 +126,7 @@ def show(outcome: Outcome, names: Sequence[str], seeds: int) -> None:
     for note in found.notes:
         console.print(note, markup=False)
     console.print(f"\ntable:   {place}\nrecords: {outcome.out / RECORDS}", markup=False, soft_wrap=True)
+    return any(model.refused for model in found.models)
 
 
 def _grid(lines: Sequence[Sequence[str]]) -> Table:

@@ -86,8 +86,8 @@ def _reproduce(parsed: Parsed, args: Sequence[str]) -> int:
             device=device,
             command=shlex.join(("quatrain", "reproduce", *args)),
         )
-    show(outcome, names, seeds)
-    return 1 if outcome.failed else 0
+    refused = show(outcome, names, seeds)
+    return 1 if outcome.failed or refused else 0
 
 
 def _too_slow(parsed: Parsed, seconds: float) -> str:

@@ -15,6 +15,7 @@ METRICS = {
     "token_accuracy": "token accuracy",
     "sequence_accuracy": "sequence accuracy",
     "loss": "loss",
+    "perplexity": "perplexity",
 }
 
 
@@ -39,6 +40,11 @@ class Model:
     troubles: tuple[str, ...] = ()  # cells that gave no number, with their reasons
     steps: int | None = None
     seconds: float | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether a cell has no number because its model sees the future."""
+        return any("sees the future" in trouble for trouble in self.troubles)
 
     def number(self, lengths: Sequence[int], metric: str) -> Number | None:
         """The mean over ``lengths`` of a metric for each seed that has them all; None where no seed has."""
@@ -103,20 +109,12 @@ def reproduction(
     where = (
         f"at {headline[0]:,}" if len(headline) == 1 else f"mean of {', '.join(f'{n:,}' for n in headline)}"
     )
-    header = (
-        "",
-        "parameters",
-        "learning rate",
-        "seeds",
-        f"{METRICS[metric]}, {where}",
-        "published",
-        "target",
-        "",
-    )
+    header = ("", "parameters", "rate", "seeds", "ours", "published", "target", "")
     table = tuple(_line(model, headline, metric) for model in models)
     published = f"Settings as published: {about['source']}." if about["source"] else "Settings of your own."
     says = [f"Reduced: {about['reduced']}. After {about['source']}." if about["reduced"] else published]
     says += [f"Differs: {about['differs']}." if about["differs"] else ""]
+    says += [f"Ours: {METRICS[metric]} {where}; the mean over seeds and its 95 % interval."]
     return Reproduction(
         about["title"],
         tuple(line for line in says if line),
@@ -232,11 +230,11 @@ def value_text(value: float, metric: str) -> str:
 
 
 def _value(row: Row, metric: str) -> float:
-    return float(row[metric])
+    return math.exp(row["loss"]) if metric == "perplexity" else float(row[metric])
 
 
 def _why_none(model: Model) -> str:
-    if any("sees the future" in trouble for trouble in model.troubles):
+    if model.refused:
         return "refused"
     return "failed" if model.troubles else "not run yet"
 

@@ -23,6 +23,7 @@ TASKS = {
     "string_copying": "string_copying:StringCopying",
     "dyck": "dyck:Dyck",
     "sequential_mnist": "sequential_mnist:SequentialMNIST",
+    "wikitext2": "wikitext2:WikiText2",
 }
 
 

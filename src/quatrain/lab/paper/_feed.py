@@ -11,6 +11,7 @@ from quatrain.lab.paper._generator import Generator, length_of
 from quatrain.lab.paper._score import Score, add, loss
 from quatrain.lab.paper.recipe import Training
 from quatrain.model.sequence import SequenceModel
+from quatrain.train import _carry
 from quatrain.train.config import RunConfig
 from quatrain.train.feed import Autocast, Feed, Look
 
@@ -51,18 +52,21 @@ class GeneratorFeed:
         self.settings, self.model, self.data = config.train, config.model, data
         training, generator = data.training, data.generator
         self.lengths = generator.lengths(training.lengths)
-        self.batches = -(-training.look_sequences // training.batch)
-        self.look_tokens = self.batches * training.batch * training.high
+        self.look_tokens = _batches(data) * training.batch * training.high
+        self.carries = generator.carries and "attention" not in config.model.kinds
         self.carry: list[Any] = [None]
 
     def backward(self, model: SequenceModel, step: int, autocast: Autocast) -> tuple[float, int]:
         """One batch, of one length."""
         seed, rows = self.settings.seed, self.data.training.batch
         length = length_of(self.lengths, seed, step)
-        batch = self.data.generator.batch(seed, step, "train", rows, length)
+        generator = self.data.generator
+        batch = generator.batch(seed, step, "train", rows, length)
+        state = None if generator.begins(step, rows, length) else self.carry[0]
         with autocast():
-            found = loss(model, batch)
+            found, state = loss(model, batch, state, keep_state=self.carries)
         torch.autograd.backward(found)
+        self.carry[0] = _carry.detach(state) if self.carries else None
         return found.item(), rows * length
 
     def look(self, model: SequenceModel) -> Look:
@@ -88,7 +92,13 @@ def validate(model: SequenceModel, data: Drawn) -> Score:
     lengths = generator.lengths(training.lengths)
     total = Score(generator.regression)
     with torch.no_grad(), evaluating(model):
-        for step in range(-(-training.look_sequences // training.batch)):
+        for step in range(_batches(data)):
             length = length_of(lengths, VALID, step)
             add(total, model, generator, generator.batch(VALID, step, "valid", training.batch, length))
     return total
+
+
+def _batches(data: Drawn) -> int:
+    """Batches of a look: as many as have the sequences asked for, or those of a file."""
+    wanted, limit = data.training.look_sequences, data.generator.pieces("valid", data.training.high)
+    return -(-min(wanted, limit or wanted) // data.training.batch)

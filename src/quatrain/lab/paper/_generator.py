@@ -44,12 +44,16 @@ class Generator(ABC):
         channels: numbers of a step; 0 where a step is a token.
         regression: whether a target is a number (squared error) in the place of a symbol (cross-entropy).
         limited: whether the data is a file's and ends.
+        language: whether targets are the next tokens, so that the head can be the embedding.
+        carries: whether a training batch goes on where the one before it ended.
         rule: which lengths there are, in words.
     """
 
     channels: ClassVar[int] = 0
     regression: ClassVar[bool] = False
     limited: ClassVar[bool] = False
+    language: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     rule: ClassVar[str] = "must be at least 1"
 
     @property
@@ -74,15 +78,19 @@ class Generator(ABC):
         """Accuracies count the last so many steps; all of them unless a task scores trivial ones too."""
         return length
 
-    def count(self, split: Split) -> int:
-        """Number of sequences of a part; 0: without end."""
+    def pieces(self, split: Split, length: int) -> int:
+        """Number of sequences of ``length`` steps that a part has; 0: without end."""
         return 0
+
+    def begins(self, step: int, batch: int, length: int) -> bool:
+        """Whether training batch ``step`` begins anew; else it goes on where the one before it ended."""
+        return True
 
     def batch(self, seed: int, step: int, split: Split, batch: int, length: int) -> Batch:
         """Batch number ``step`` of a split. Raises ConfigError for a length that cannot be made."""
         self.check(length)
         inputs, targets = self.draw(stream(seed, SPLITS.index(split), step), batch, length)
-        return _tensors(inputs, targets)
+        return to_batch(inputs, targets)
 
     def check(self, length: int) -> None:
         """Raise ConfigError, which says the rule, for a length that the task doesn't have."""
@@ -128,14 +136,13 @@ def last_only(values: Array, length: int) -> Array:
     return targets
 
 
-def _tensors(inputs: Array, targets: Array) -> Batch:
-    kinds = tuple(np.float32 if part.dtype.kind == "f" else np.int64 for part in (inputs, targets))
-    return Batch(
-        *(
-            torch.from_numpy(part.astype(kind, copy=False))
-            for part, kind in zip((inputs, targets), kinds, strict=True)
-        )
-    )
+def to_batch(inputs: Array, targets: Array) -> Batch:
+    """Arrays as tensors: float32 where they hold numbers, else int64."""
+    return Batch(_tensor(inputs), _tensor(targets))
 
 
-__all__ = ["IGNORE", "SPLITS", "Batch", "Generator", "Split", "last_only", "length_of", "stream"]
+def _tensor(values: Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64, copy=False))
+
+
+__all__ = ["IGNORE", "SPLITS", "Batch", "Generator", "Split", "last_only", "length_of", "stream", "to_batch"]

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from quatrain.infer._mode import evaluating
 from quatrain.lab.paper._generator import Batch, Generator, Split
 from quatrain.model.device import to_device
+from quatrain.model.loss import chunked_cross_entropy
 from quatrain.model.sequence import SequenceModel
 
 CHUNK = 2**16  # steps of all rows together that a forward pass reads at a time
+_LOGITS = 2**22  # outputs that exist at a time
 _ROWS = 64  # sequences side by side, at most
 
 
@@ -80,7 +82,7 @@ def score(
     recurrent model does not grow with the length, that of attention does. Cost: one forward pass.
     """
     total = Score(generator.regression)
-    limit = generator.count(split)
+    limit = generator.pieces(split, length)
     left = min(sequences, limit) if limit else sequences
     rows = max(1, min(_ROWS, max(chunk // length, 16 if length <= 16 * chunk else 4), left))
     step = 0
@@ -102,18 +104,19 @@ def add(total: Score, model: SequenceModel, generator: Generator, batch: Batch, 
         asked = Batch(batch.inputs, targets).asked()
         if not bool(asked.any()):
             continue
-        where = asked.nonzero(as_tuple=True)
-        output = model.logits(x[tuple(to_device(index, x.device) for index in where)]).float().cpu()
-        wanted = targets[where]
-        total.asked += len(wanted)
-        total.lost += float(_losses(output, wanted).double().sum())
-        if total.regression:
-            continue
-        counts = where[1] + at >= first
-        fine = output.argmax(1) == wanted
-        total.right += int((fine & counts).sum())
-        total.counted += int(counts.sum())
-        right[where[0][counts & ~fine]] = False
+        for where in torch.split(asked.nonzero(), max(1, _LOGITS // generator.outputs)):
+            row, step = where.unbind(1)
+            output = model.logits(x[to_device(row, x.device), to_device(step, x.device)]).float().cpu()
+            wanted = targets[row, step]
+            total.asked += len(wanted)
+            total.lost += float(_losses(output, wanted).double().sum())
+            if total.regression:
+                continue
+            counts = step + at >= first
+            fine = output.argmax(1) == wanted
+            total.right += int((fine & counts).sum())
+            total.counted += int(counts.sum())
+            right[row[counts & ~fine]] = False
     total.whole += int(right.sum())
     total.sequences += rows
 
@@ -131,15 +134,21 @@ def _pieces(model: SequenceModel, inputs: Tensor, steps: int) -> Iterable[tuple[
         yield at, x
 
 
-def loss(model: SequenceModel, batch: Batch) -> Tensor:
-    """Mean loss of a batch, for training: the head is asked only where a target stands."""
-    x, _ = model.hidden(to_device(batch.inputs, model.device), keep_state=False)
+def loss(
+    model: SequenceModel, batch: Batch, state: Any = None, *, keep_state: bool = False
+) -> tuple[Tensor, Any]:
+    """Mean loss of a batch, for training, and the state after it: the head is asked where a target stands."""
+    x, after = model.hidden(to_device(batch.inputs, model.device), state, keep_state=keep_state)
     flat = batch.targets.flatten()
     where = batch.asked().flatten().nonzero()[:, 0]
     if len(where) < len(flat):
         x = x.flatten(0, 1).index_select(0, to_device(where, model.device))
         flat = flat[where]
-    return _losses(model.logits(x).flatten(0, -2), to_device(flat, model.device)).mean()
+    flat = to_device(flat, model.device)
+    if flat.is_floating_point():
+        return _losses(model.logits(x).flatten(0, -2), flat).mean(), after
+    bias = None if model.head is None else model.head.bias
+    return chunked_cross_entropy(x.flatten(0, -2), model.head_weight, flat, bias), after
 
 
 def _losses(output: Tensor, targets: Tensor) -> Tensor:

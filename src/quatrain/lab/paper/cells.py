@@ -64,6 +64,8 @@ def generator_of(recipe: Recipe) -> Generator:
 def model_config(recipe: Recipe, name: str, generator: Generator) -> ModelConfig:
     """The model called ``name``, with inputs and outputs as the task has them."""
     values = {"pattern": name, "layers": 1, **recipe.models[name].model}
+    if generator.language:
+        return from_dict(ModelConfig, {**values, "vocab": generator.vocab}, f"models.{name}.model")
     shape: Row = {"task": "tag", "vocab": generator.vocab, "outputs": generator.outputs}
     return from_dict(ModelConfig, {**values, **shape, "channels": generator.channels}, f"models.{name}.model")
 

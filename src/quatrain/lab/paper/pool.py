@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
 from quatrain.lab.paper.cells import Job, perform
@@ -79,6 +79,7 @@ class Processes:
         self.recipe, self.out, self.device, self.events = recipe, out, device, events
         self._workers: list[_Worker] = []
         self._count = count
+        self._before: Any = None
 
     @property
     def free(self) -> int:
@@ -113,6 +114,8 @@ class Processes:
         return done
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _stopped)  # SIGINT raises by itself
         return self
 
     def __exit__(
@@ -123,6 +126,12 @@ class Processes:
         for worker in self._workers:
             worker.join()
         self._workers.clear()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped", number)
 
 
 class _Worker:
@@ -170,7 +179,6 @@ class _Worker:
 def _work(orders: Connection, news: Connection, recipe: Recipe, out: Path, device: str) -> None:
     """What a process does: jobs until the pipe of orders closes."""
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    busy = threading.Event()
 
     def listen() -> None:
         while True:
@@ -183,7 +191,6 @@ def _work(orders: Connection, news: Connection, recipe: Recipe, out: Path, devic
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to the parent too, which then asks
     while True:
         job = jobs.get()
-        busy.set()
         try:
             row = perform(recipe, job, out, device, lambda row: news.send(("event", row)))
         except Interrupted as error:

@@ -16,7 +16,7 @@ from quatrain.config.toml import load_toml
 from quatrain.errors import ConfigError
 from quatrain.lab.paper import TASKS, named
 
-Metric = Literal["token_accuracy", "sequence_accuracy", "loss"]
+Metric = Literal["token_accuracy", "sequence_accuracy", "loss", "perplexity"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from quatrain.config.check import check
 from quatrain.config.schema import digest, to_dict
+from quatrain.config.toml import load_toml
 from quatrain.errors import ConfigError
 from quatrain.lab import machine
 from quatrain.lab._study import summary
@@ -109,6 +110,7 @@ def reproduce(
 @contextmanager
 def _claimed(out: Path, recipe: Recipe) -> Iterator[None]:
     """Hold the directory, once the processes of a call that was just killed have noticed that it was."""
+    _check_same(out, recipe)
     with run_dir.claimed(out, recipe):
         until = perf_counter() + _PATIENCE
         while busy := [lock for lock in out.glob(f"{cells.RUNS}/*/{run_dir.LOCK}") if _is_held(lock)]:
@@ -116,6 +118,17 @@ def _claimed(out: Path, recipe: Recipe) -> Iterator[None]:
                 raise ConfigError(f"out = '{out}': another process is training in {busy[0].parent}")
             sleep(0.05)
         yield
+
+
+def _check_same(out: Path, recipe: Recipe) -> None:
+    """Say in few words what a line with every differing key would hide: another task, or reduced settings."""
+    there = load_toml(out / run_dir.CONFIG) if (out / run_dir.CONFIG).is_file() else {}
+    what = f"out = '{out}': holds"
+    if there and there.get("task") != recipe.task:
+        raise ConfigError(f"{what} the task {there.get('task')!r}, not {recipe.task!r}; choose another")
+    if there and bool(there.get("reduced")) != bool(recipe.reduced):
+        kinds = ("settings as published", "reduced settings")
+        raise ConfigError(f"{what} {kinds[not recipe.reduced]}, asked for are {kinds[bool(recipe.reduced)]}")
 
 
 def _is_held(lock: Path) -> bool:
@@ -268,7 +281,7 @@ def forecast(recipe: Recipe, names: Sequence[str] = (), seeds: int = 0, steps: i
             times = []
             for _ in range(steps + 1):
                 began = perf_counter()
-                torch.autograd.backward(loss(model, batch))
+                torch.autograd.backward(loss(model, batch)[0])
                 times.append(perf_counter() - began)
             runs = len(contestant.learning_rates) + (seeds or recipe.seeds) - 1
             total += min(times[1:]) * share * runs * (contestant.steps or recipe.train.steps)

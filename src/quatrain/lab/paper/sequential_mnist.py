@@ -11,7 +11,7 @@ import numpy as np
 
 from quatrain.config.check import check
 from quatrain.errors import DataError
-from quatrain.lab.paper._generator import Array, Batch, Generator, Split, _tensors, last_only, stream
+from quatrain.lab.paper._generator import Array, Batch, Generator, Split, last_only, stream, to_batch
 
 _PIXELS = 28 * 28
 _LABELS = {"images-idx3": "labels-idx1", "images.idx3": "labels.idx1"}
@@ -49,7 +49,7 @@ class SequentialMNIST(Generator):
     def fits(self, length: int) -> bool:
         return length == _PIXELS
 
-    def count(self, split: Split) -> int:
+    def pieces(self, split: Split, length: int) -> int:
         return len(self._part(split)[0])
 
     def batch(self, seed: int, step: int, split: Split, batch: int, length: int) -> Batch:
@@ -65,7 +65,7 @@ class SequentialMNIST(Generator):
         else:
             picked = np.arange(begin, begin + batch) % len(images)
         pixels = images[picked].astype(np.float32)[:, :, None] / 255
-        return _tensors(pixels, last_only(labels[picked], length))
+        return to_batch(pixels, last_only(labels[picked], length))
 
     def draw(self, random: np.random.Generator, batch: int, length: int) -> tuple[Array, Array]:
         raise NotImplementedError("digits are read, not drawn")
