@@ -5,6 +5,7 @@ import json
 import sys
 from math import inf, log
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,6 @@ from quatrain.lab.claims.claim import AGREES, DISAGREES, NOISE, NOT_HERE, NOT_YE
 from quatrain.lab.claims.config import MIXERS, ClaimsConfig
 from quatrain.lab.claims.run import MEASUREMENTS
 from quatrain.lab.claims.stats import Estimate
-from quatrain.records import Writer
 
 TINY = ClaimsConfig(
     params=20_000, lengths=(16, 32, 64), memory_lengths=(64, 128), contexts=(16, 32, 64), far=(16, 64),
@@ -240,7 +240,7 @@ def wiki(s6, attention, times=2):
     params = {"s6": 1000, "attention": 1000 * times}
     return {
         "score": [
-            score("wikitext-2", m, v, params=params[m]) for m, v in (("s6", s6), ("attention", attention))
+            score("wikitext2", m, v, params=params[m]) for m, v in (("s6", s6), ("attention", attention))
         ]
     }
 
@@ -287,10 +287,10 @@ BOTH_WAYS = [
     ("mamba-constant", DISAGREES, generated(99)),
     ("mamba-ssm", AGREES, {"equal": [{**EQUAL, "difference": 1e-14}]}),
     ("mamba-ssm", DISAGREES, {"equal": [{**EQUAL, "difference": 1e-3}]}),
-    ("mamba-selection", AGREES, scores("selective-copying", s6=0.998, s4d=0.2)),
-    ("mamba-selection", DISAGREES, scores("selective-copying", s6=0.998, s4d=0.97)),
-    ("mamba-long", AGREES, {"score": [score("induction-heads", "s6", 1.0, at=1 << 20)]}),
-    ("mamba-long", DISAGREES, {"score": [score("induction-heads", "s6", 0.1, at=1 << 20)]}),
+    ("mamba-selection", AGREES, scores("selective_copying", s6=0.998, s4d=0.2)),
+    ("mamba-selection", DISAGREES, scores("selective_copying", s6=0.998, s4d=0.97)),
+    ("mamba-long", AGREES, {"score": [score("induction_heads", "s6", 1.0, at=1 << 20)]}),
+    ("mamba-long", DISAGREES, {"score": [score("induction_heads", "s6", 0.1, at=1 << 20)]}),
     ("mamba-steps", AGREES, {**STEP_SIZES, "channels": channels(0.8)}),
     ("mamba-steps", NOISE, {**STEP_SIZES, "channels": channels(0.52)}),
     ("mamba-steps", DISAGREES, {**STEP_SIZES, "channels": channels(0.2)}),
@@ -313,8 +313,8 @@ BOTH_WAYS = [
     ("loses-parity", DISAGREES, scores("parity", rnn=1.0, lstm=0.6, attention=0.5, s6=0.5)),
     ("loses-recall", AGREES, scores("mqar", attention=1.0, s6=0.9, lstm=0.2)),
     ("loses-recall", DISAGREES, scores("mqar", attention=1.0, s6=1.0, lstm=0.2)),
-    ("loses-audio", AGREES, scores("raw-audio", s6=0.8, s4d=0.9)),
-    ("loses-audio", DISAGREES, scores("raw-audio", s6=0.9, s4d=0.8)),
+    ("loses-audio", AGREES, scores("raw_audio", s6=0.8, s4d=0.9)),
+    ("loses-audio", DISAGREES, scores("raw_audio", s6=0.9, s4d=0.8)),
     ("loses-short", AGREES, short(rnn=1, lstm=3, attention=2, s6=3)),
     ("loses-short", DISAGREES, short(rnn=5, lstm=4, attention=2, s6=3)),
     ("loses-ecosystem", NOT_HERE, {}),
@@ -436,7 +436,7 @@ def test_the_small_models_are_looked_into(monkeypatch):
 
 
 def test_the_task_asks_for_what_was_there():
-    tokens, answers = demo.draw(20, 50, torch.Generator().manual_seed(0))
+    tokens, answers = demo.draw(20, 50, np.random.default_rng(0))
     for row, wanted in zip(tokens, answers, strict=True):
         body = row[: -demo.COUNT]
         assert torch.equal(body[body != demo.BLANK], wanted)
@@ -509,21 +509,37 @@ def test_settings_that_cannot_be(field, value, rule):
         ClaimsConfig(**{field: value})
 
 
+def result(**more):
+    row = {"op": "parity", "impl": "quatrain:rnn", "value": 1.0, "unit": "token accuracy", "length": 256}
+    return {**row, "seed": 0, "reduced": "", "machine": "a machine", "command": "quatrain reproduce", **more}
+
+
 def test_shipped_records_are_scores_that_name_their_origin():
     for kind, row in recorded.shipped():
         assert kind == "score"
-        assert {"task", "mixer", "metric", "value", "machine", "date", "command"} <= set(row)
+        assert {"task", "mixer", "metric", "value", "machine", "command"} <= set(row)
+        assert row["task"] in recorded.TASKS or row["task"] == "raw_audio"
 
 
-def test_records_are_read_and_damaged_ones_refused(tmp_path):
+def test_results_become_scores_and_damaged_ones_are_refused(tmp_path):
     path = tmp_path / "a.jsonl"
-    with Writer(path) as writer:
-        writer.write("score", **score("parity", "rnn", 1.0))
-        writer.write("train", loss=1.0)
-    assert [kind for kind, _ in recorded.rows_of(path)] == ["score"]
-    path.write_bytes(b"not a row\n")
-    with pytest.raises(DataError, match=r"a\.jsonl, line 1"):
-        recorded.rows_of(path)
+    path.write_text("".join(json.dumps(r) + "\n" for r in (result(), result(impl="quatrain:attention-2p"))))
+    (kind, first), (_, second) = recorded.rows_of(path)
+    assert kind == "score"
+    assert (first["task"], first["mixer"], first["at"], first["length"]) == ("parity", "rnn", 256, 40)
+    assert second["mixer"] == "attention"
+    for damaged in ("not a row", json.dumps(result(length=None)), json.dumps([1])):
+        path.write_text(json.dumps(result()) + "\n" + damaged + "\n")
+        with pytest.raises(DataError, match=r"a\.jsonl, line 2: is not a row of results"):
+            recorded.rows_of(path)
+
+
+def test_perplexities_are_compared_at_the_same_length():
+    rows = [
+        score("wikitext2", m, v, at=at)
+        for m, at, v in (("s6", 64, 90), ("s6", 999, 50), ("attention", 64, 95))
+    ]
+    assert {row["at"] for row in recorded.Scores({"score": rows}, "wikitext2").alike()} == {64}
 
 
 def test_scores_take_the_mean_at_the_farthest_length():

@@ -27,6 +27,9 @@ COMMANDS = {
     "claims": Command(
         "quatrain.cli.claims:run", "measure what everybody says about the four architectures and show a page"
     ),
+    "reproduce": Command(
+        "quatrain.cli.reproduce:run", "train the models of a paper's table again, beside its numbers"
+    ),
     "doctor": Command(
         "quatrain.cli.doctor:run", "say what is here, which kernels will run and why not others"
     ),

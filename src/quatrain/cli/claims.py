@@ -47,22 +47,20 @@ def run(args: Sequence[str]) -> int:
     from quatrain.cli._claims import ClaimsDisplay, show
     from quatrain.lab.claims.run import run as measure
 
-    config = settings(parsed["device"], threads)
+    config = settings(parsed["device"], threads, parsed["train"])
     out = Path(parsed["out"])
     with ClaimsDisplay() as display:
         display.say(f"measuring what people say, in {out}")
-        outcome = measure(
-            config, out, display, train=parsed["train"], command=shlex.join(("quatrain", "claims", *args))
-        )
+        outcome = measure(config, out, display, command=shlex.join(("quatrain", "claims", *args)))
     show(outcome.out, outcome.again)
     return 0
 
 
-def settings(device: str, threads: int | None) -> "ClaimsConfig":
+def settings(device: str, threads: int | None, train: bool) -> "ClaimsConfig":
     """The measurements on this machine: the device chosen, threads counted."""
     import torch
 
     from quatrain.lab.claims.config import ClaimsConfig
     from quatrain.model.device import choose
 
-    return ClaimsConfig(device=choose(device).type, threads=threads or torch.get_num_threads())
+    return ClaimsConfig(device=choose(device).type, threads=threads or torch.get_num_threads(), train=train)

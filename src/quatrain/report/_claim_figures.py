@@ -506,17 +506,17 @@ FIGURES: Mapping[str, Callable[[Found], Figure]] = {
     "transformer-cache": cache,
     "mamba-constant": far,
     "mamba-ssm": kernels,
-    "mamba-selection": scores("selective-copying", "selective", "Selective copying"),
-    "mamba-long": scores("induction-heads", "induction", "Induction heads"),
+    "mamba-selection": scores("selective_copying", "selective", "Selective copying"),
+    "mamba-long": scores("induction_heads", "induction", "Induction heads"),
     "mamba-fused": scan,
     "speed-generation": generating,
     "speed-training": training,
     "speed-crossing": crossing,
     "speed-batch": by_batch,
-    "quality-twice": scores("wikitext-2", "wikitext", "WikiText-2"),
+    "quality-twice": scores("wikitext2", "wikitext", "WikiText-2"),
     "loses-parity": scores("parity", "parity", "Parity"),
     "loses-recall": scores("mqar", "mqar", "Multi-query associative recall"),
-    "loses-audio": scores("raw-audio", "audio", "Raw audio"),
+    "loses-audio": scores("raw_audio", "audio", "Raw audio"),
 }
 
 HEAT: Mapping[str, Callable[[Found], str]] = {

@@ -46,6 +46,7 @@ class ClaimsConfig:
     repeats: Annotated[int, "rounds of alternating measurements"] = 5
     reach: Annotated[int, "steps over which gradients are followed"] = 256
     demo_steps: Annotated[int, "training steps of the three small models that are looked into"] = 500
+    train: Annotated[bool, "train the rows that need it in the place of the shipped records"] = False
     demo_length: Annotated[int, "steps of a sequence that they read"] = 32
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from math import cos, log, pi
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +22,7 @@ from quatrain.lab.claims.claim import Rows
 from quatrain.lab.claims.config import ClaimsConfig
 from quatrain.lab.claims.timing import Tell
 from quatrain.lab.look import Inside, inside
+from quatrain.lab.paper.selective_copying import SelectiveCopying
 from quatrain.mixers.lstm import LSTM
 from quatrain.model.config import ModelConfig
 from quatrain.model.init import initialise
@@ -28,6 +30,7 @@ from quatrain.model.sequence import SequenceModel
 
 BLANK, CONTENTS, COUNT = 0, 8, 3  # token 0; tokens 1 to 8; content tokens of a sequence
 MARKER = CONTENTS + 1
+_TASK = SelectiveCopying(data=COUNT, symbols=MARKER + 1)
 _BATCH, _TESTED, _WARM = 32, 64, 50
 _SHOWN = 24  # units of a layer that are drawn
 _SHAPES: Mapping[str, tuple[dict[str, Any], float, float]] = {  # shape, rate, times the steps
@@ -37,14 +40,10 @@ _SHAPES: Mapping[str, tuple[dict[str, Any], float, float]] = {  # shape, rate, t
 }
 
 
-def draw(length: int, batch: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw(length: int, batch: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Tokens ``(batch, length)`` and the answers ``(batch, 3)`` of the markers at their end."""
-    body = length - COUNT
-    places = torch.rand(batch, body, generator=random).argsort(1)[:, :COUNT].sort(1).values
-    answers = torch.randint(1, MARKER, (batch, COUNT), generator=random)
-    tokens = torch.full((batch, length), BLANK)
-    tokens[:, body:] = MARKER
-    return tokens.scatter_(1, places, answers), answers
+    tokens, answers = _TASK.draw(random, batch, length)
+    return torch.from_numpy(tokens), torch.from_numpy(answers[:, -COUNT:].copy())
 
 
 def trained(mixer: str, config: ClaimsConfig, tell: Tell) -> tuple[SequenceModel, float]:
@@ -55,7 +54,7 @@ def trained(mixer: str, config: ClaimsConfig, tell: Tell) -> tuple[SequenceModel
         model = SequenceModel(shape)
     initialise(model, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-    steps, random = _steps(mixer, config), torch.Generator().manual_seed(1)
+    steps, random = _steps(mixer, config), np.random.default_rng(1)
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -67,7 +66,7 @@ def trained(mixer: str, config: ClaimsConfig, tell: Tell) -> tuple[SequenceModel
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         tell((step + 1) / steps)
-    tokens, answers = draw(config.demo_length, 256, torch.Generator().manual_seed(2))
+    tokens, answers = draw(config.demo_length, 256, np.random.default_rng(2))
     with torch.no_grad():
         right = _asked(model.eval(), tokens).argmax(-1) == answers
     return model, float(right.double().mean())
@@ -96,7 +95,7 @@ def _inside(model: SequenceModel, tokens: Tensor) -> list[Inside]:
 
 def _shown(config: ClaimsConfig) -> tuple[Tensor, list[str]]:
     """Fresh sequences, of which the first is drawn, and the first one's tokens in letters."""
-    tokens, _ = draw(config.demo_length, _TESTED, torch.Generator().manual_seed(3))
+    tokens, _ = draw(config.demo_length, _TESTED, np.random.default_rng(3))
     letters = {BLANK: "\N{MIDDLE DOT}", MARKER: "?"}
     return tokens, [letters.get(int(token), str(int(token))) for token in tokens[0]]
 

@@ -25,7 +25,7 @@ def parity(found: Found) -> Verdict:
     scores = Scores(found, "parity")
     if not need(scores, ("rnn", "lstm", "attention", "s6")):
         return absent("parity")
-    far = max(max(scores.at(mixer)) for mixer in scores.mixers())
+    far = scores.longest()
     words = [AGREES if (scores.farthest(mixer) or 0) >= 0.99 else DISAGREES for mixer in ("rnn", "lstm")]
     words += [AGREES if (scores.farthest(mixer) or 0) < 0.9 else DISAGREES for mixer in ("attention", "s6")]
     lengths = f"Trained to {length(scores.trained())}, tested at {length(far)}"
@@ -35,7 +35,7 @@ def parity(found: Found) -> Verdict:
 
 def recall(found: Found) -> Verdict:
     """Agrees where the Transformer recalls many keys and every model with a fixed state does worse."""
-    mqar, copying = Scores(found, "mqar"), Scores(found, "string-copying")
+    mqar, copying = Scores(found, "mqar"), Scores(found, "string_copying")
     if not need(mqar, ("attention", "s6")):
         return absent("MQAR")
     best = mqar.farthest("attention") or 0.0
@@ -48,7 +48,7 @@ def recall(found: Found) -> Verdict:
 
 def audio(found: Found) -> Verdict:
     """Agrees where S4D is better than S6 on raw audio."""
-    scores = Scores(found, "raw-audio")
+    scores = Scores(found, "raw_audio")
     if not need(scores, ("s6", "s4d")):
         return absent("raw audio")
     s6, s4d = scores.farthest("s6") or 0.0, scores.farthest("s4d") or 0.0

@@ -103,7 +103,7 @@ def gates(found: Found) -> Verdict:
 
 def long(found: Found) -> Verdict:
     """Agrees where the LSTM beats the RNN on the adding problem and reaches at most 0.01."""
-    adding, copying = Scores(found, "adding"), Scores(found, "copy-memory")
+    adding, copying = Scores(found, "adding"), Scores(found, "copy_memory")
     if not need(adding, ("lstm", "rnn")):
         return absent("the adding problem")
     lstm, other = adding.farthest("lstm"), adding.farthest("rnn")

@@ -61,13 +61,13 @@ def system(found: Found) -> Verdict:
 
 def selection(found: Found) -> Verdict:
     """Agrees where S6 solves selective copying and S4D, the same block without selection, does not."""
-    copying, induction = Scores(found, "selective-copying"), Scores(found, "induction-heads")
+    copying, induction = Scores(found, "selective_copying"), Scores(found, "induction_heads")
     if not need(copying, ("s6", "s4d")):
         return absent("selective copying")
     words = _solved(copying)
     text = f"Selective copying: {copying.listed(share)}{copying.source()}."
     if induction:
-        far = max(max(induction.at(mixer)) for mixer in induction.mixers())
+        far = induction.longest()
         text += (
             f" Induction heads, trained at {length(induction.trained())}, at {length(far)}: "
             f"{induction.listed(share)}{induction.source()}."
@@ -131,7 +131,7 @@ def training(found: Found) -> Verdict:
 
 def long(found: Found) -> Verdict:
     """Agrees where S6 still answers right at the longest context of induction heads, beyond training."""
-    scores = Scores(found, "induction-heads")
+    scores = Scores(found, "induction_heads")
     mine = scores.at("s6")
     if not mine:
         return absent("induction heads")

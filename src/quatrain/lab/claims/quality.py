@@ -10,9 +10,9 @@ LEVEL = 0.01  # of a loss: closer ones are level where one seed was trained
 
 def twice(found: Found) -> Verdict:
     """Agrees where S6 with P parameters predicts at least as well as a Transformer with 2 P, equal tokens."""
-    scores = Scores(found, "wikitext-2")
+    scores = Scores(found, "wikitext2")
     by: dict[tuple[str, int], list[float]] = {}
-    for row in scores.rows:
+    for row in scores.alike():
         by.setdefault((row["mixer"], int(row.get("params") or 0)), []).append(float(row["value"]))
     mine = min((key for key in by if key[0] == "s6"), key=lambda key: key[1], default=None)
     large = max((key for key in by if key[0] == "attention"), key=lambda key: key[1], default=None)
@@ -32,10 +32,10 @@ def twice(found: Found) -> Verdict:
 
 def equal(found: Found) -> Verdict:
     """Agrees where S6 predicts better than the Transformer of equal size, beyond the level of noise."""
-    scores = Scores(found, "wikitext-2")
+    scores = Scores(found, "wikitext2")
     by: dict[str, list[float]] = {}
     least = min((int(row.get("params") or 0) for row in scores.rows), default=0)
-    for row in scores.rows:
+    for row in scores.alike():
         if int(row.get("params") or 0) <= 1.1 * least:
             by.setdefault(row["mixer"], []).append(float(row["value"]))
     if "s6" not in by or "attention" not in by:

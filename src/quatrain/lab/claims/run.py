@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import torch
 
 from quatrain.config.schema import digest, to_dict
 from quatrain.lab import machine
-from quatrain.lab.claims import CLAIMS, costs, demo, ops, reach, recorded
+from quatrain.lab.claims import CLAIMS, costs, demo, ops, reach, recorded, training
 from quatrain.lab.claims.beliefs import BELIEFS
 from quatrain.lab.claims.claim import Found, Rows
 from quatrain.lab.claims.config import ClaimsConfig
@@ -21,6 +22,7 @@ from quatrain.model.device import name_of
 from quatrain.records import read
 from quatrain.train import _machine, run_dir
 
+_TRAINING = 600.0  # seconds of one task, roughly
 _TRUST = 30.0  # seconds measured, below which the planned ones count more
 Events = Callable[[dict[str, Any]], None]
 
@@ -60,9 +62,7 @@ class Outcome:
     again: bool
 
 
-def run(
-    config: ClaimsConfig, out: Path, events: Events | None = None, *, train: bool = False, command: str = ""
-) -> Outcome:
+def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, command: str = "") -> Outcome:
     """Measure every claim and write ``out/records.jsonl``; a killed run goes on after its last stage.
 
     Args:
@@ -70,7 +70,6 @@ def run(
         out: directory, made when missing.
         events: called with {"kind": "stage", "stage", "says", "done", "of", "left"} before a stage, and with
             {"kind": "share", "share", "left"} while it runs.
-        train: also train the rows that need it, in the place of the shipped records.
         command: how a person started it, for the record.
 
     Raises:
@@ -88,7 +87,7 @@ def run(
         with Journal(out / run_dir.RECORDS) as journal, _machine.numerics(config.threads, device):
             again = "end" in journal
             if not again:
-                _Run(config, journal, tell).go(command, train)
+                _Run(config, out, journal, tell).go(command)
                 rows = judge(found_in(out / run_dir.RECORDS))
                 journal.finish("end", [*rows, ("end", {"complete": True})])
     return Outcome(out, again)
@@ -97,33 +96,45 @@ def run(
 class _Run:
     """The stages of one run, in order, and the time that the rest of them will take."""
 
-    def __init__(self, config: ClaimsConfig, journal: Journal, tell: Events) -> None:
-        self.config, self.journal, self.tell = config, journal, tell
+    def __init__(self, config: ClaimsConfig, out: Path, journal: Journal, tell: Events) -> None:
+        self.config, self.out, self.journal, self.tell = config, out, journal, tell
+        self.stages: dict[str, Measurement] = dict(MEASUREMENTS)
 
-    def go(self, command: str, train: bool) -> None:
+    def go(self, command: str) -> None:
+        """Every stage that is not done."""
+        trained = training.tasks() if self.config.train else ()
         if "start" not in self.journal:
-            self.journal.finish("start", [("claims", self._about(command)), *recorded.shipped()])
-        for at, (name, stage) in enumerate(MEASUREMENTS.items()):
+            rows = [(kind, row) for kind, row in recorded.shipped() if row["task"] not in trained]
+            self.journal.finish("start", [("claims", self._about(command)), *rows])
+        for task in trained:
+            self.stages[f"train/{task}"] = self._training(task, command)
+        for at, (name, stage) in enumerate(self.stages.items()):
             if name in self.journal:
                 continue
             left = self._left(name, 0.0)
-            told = {"stage": name, "says": stage.says, "done": at, "of": len(MEASUREMENTS), "left": left}
+            told = {"stage": name, "says": stage.says, "done": at, "of": len(self.stages), "left": left}
             self.tell({"kind": "stage", **told})
             began = perf_counter()
-            rows = stage.measure(self.config, lambda share, name=name: self._share(name, share))  # type: ignore[misc]
+            rows = stage.measure(self.config, partial(self._share, name))
             self.journal.finish(name, rows, None, perf_counter() - began)
+
+    def _training(self, task: str, command: str) -> Measurement:
+        def measure(config: ClaimsConfig, tell: Tell) -> Rows:
+            return training.train(task, config, self.out, command, tell)
+
+        return Measurement(f"training for {task.replace('_', ' ')}", _TRAINING, measure)
 
     def _share(self, name: str, share: float) -> None:
         self.tell({"kind": "share", "share": share, "left": self._left(name, share)})
 
     def _left(self, name: str, share: float) -> float:
         """Seconds left: the planned ones of what is not done, times the ratio seen so far."""
-        done = [stage for stage in MEASUREMENTS if stage in self.journal]
-        planned = sum(MEASUREMENTS[stage].seconds for stage in done)
+        done = [stage for stage in self.stages if stage in self.journal]
+        planned = sum(self.stages[stage].seconds for stage in done)
         seen = sum(self.journal.seconds[stage] for stage in done)
         ratio = (seen + _TRUST) / (planned + _TRUST)
-        rest = sum(stage.seconds for key, stage in MEASUREMENTS.items() if key not in self.journal)
-        return ratio * (rest - share * MEASUREMENTS[name].seconds)
+        rest = sum(stage.seconds for key, stage in self.stages.items() if key not in self.journal)
+        return ratio * (rest - share * self.stages[name].seconds)
 
     def _about(self, command: str) -> dict[str, Any]:
         return {
