@@ -242,7 +242,11 @@ def method(comparison: Comparison) -> Pairs:
 
 def footer(comparison: Comparison) -> Pairs:
     """Machine, versions, commit, config, date: what it takes to repeat the numbers; unknown ones left out."""
-    about = comparison.about
+    return origin(comparison.about)
+
+
+def origin(about: Row) -> Pairs:
+    """`footer` from the row that says where its numbers were made."""
     machine, versions = table_of(about, "machine"), table_of(about, "versions")
     memory, cores, threads = (number(machine, key) for key in ("memory_bytes", "cores", "threads"))
     parts = [

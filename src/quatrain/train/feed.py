@@ -61,9 +61,30 @@ class Feed(Protocol):
         """Groups of tensors that it has to hold."""
 
 
-def feed_of(config: RunConfig, data: Data) -> Feed:
-    """The feed for prepared data. Raises ConfigError or DataError where they do not go together."""
-    return TextFeed(config, data) if isinstance(data, TokenFile) else TaskFeed(config, data)
+class Source(Protocol):
+    """Data that is not a prepared file and brings its own feed, as a generator does."""
+
+    @property
+    def name(self) -> str:
+        """What the records call it."""
+
+    @property
+    def digest(self) -> str:
+        """Names the content: a run goes on only with the same."""
+
+    @property
+    def vocab(self) -> int:
+        """Number of different tokens."""
+
+    def feed(self, config: RunConfig) -> Feed:
+        """What is trained on and looked at. Raises ConfigError where it does not go with the config."""
+
+
+def feed_of(config: RunConfig, data: Data | Source) -> Feed:
+    """The feed for the data. Raises ConfigError or DataError where they do not go together."""
+    if isinstance(data, TokenFile):
+        return TextFeed(config, data)
+    return TaskFeed(config, data) if isinstance(data, SequenceFile) else data.feed(config)
 
 
 class TextFeed:
