@@ -63,8 +63,8 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run("trian", capsys=capsys)
     assert (code, out) == (2, "")
     assert err == (
-        "quatrain: command = 'trian': must be one of compare, train, generate, predict, eval, claims, "
-        "reproduce, doctor (did you mean train?)\n"
+        "quatrain: command = 'trian': must be one of compare, train, generate, predict, inspect, eval, "
+        "claims, reproduce, doctor (did you mean train?)\n"
     )
 
 
