@@ -12,7 +12,7 @@ import torch
 
 from quatrain.config.schema import from_dict
 from quatrain.errors import ConfigError, DataError
-from quatrain.lab.paper import TASKS, task_class
+from quatrain.lab.paper import TASKS, task_class, wikitext2
 from quatrain.lab.paper._generator import IGNORE, SPLITS, length_of
 from quatrain.lab.paper.adding import Adding
 from quatrain.lab.paper.copy_memory import CopyMemory
@@ -330,6 +330,7 @@ def test_texts_that_are_none_are_one_line(text):
         WikiText2(source=str(text)).batch(0, 1, "train", 50, 8)
     with pytest.raises(DataError, match="must be a folder; there is none"):
         _ = WikiText2(source=str(text / "nothing")).vocab
+    wikitext2._read.cache_clear()
     (text / "wiki.test.tokens.xz").write_bytes(b"no xz")
     with pytest.raises(DataError, match=r"wiki.test.tokens.xz: cannot be read as text"):
         _ = WikiText2(source=str(text)).vocab

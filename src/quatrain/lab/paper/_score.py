@@ -17,7 +17,7 @@ from quatrain.model.sequence import SequenceModel
 
 CHUNK = 2**16  # steps of all rows together that a forward pass reads at a time
 _LOGITS = 2**22  # outputs that exist at a time
-_ROWS = 64  # sequences side by side, at most
+_ROWS, _LONG_ROWS = 64, 16  # sequences side by side, at most; of those that are read in pieces
 
 
 @dataclass
@@ -84,7 +84,7 @@ def score(
     total = Score(generator.regression)
     limit = generator.pieces(split, length)
     left = min(sequences, limit) if limit else sequences
-    rows = max(1, min(_ROWS, max(chunk // length, 16 if length <= 16 * chunk else 4), left))
+    rows = min(_ROWS, chunk // length or (_LONG_ROWS if length <= _LONG_ROWS * chunk else 4), left)
     step = 0
     with torch.no_grad(), evaluating(model):
         while left:

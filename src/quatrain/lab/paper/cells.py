@@ -143,8 +143,7 @@ def _train(recipe: Recipe, job: Job, out: Path, device: str, events: Events) -> 
     config, where = run_config(recipe, job, generator), path(out, job)
     data = Drawn(recipe.task, generator, recipe.train)
     began = perf_counter()
-    threads = 1 if device == "cpu" else None
-    result = train(config, where, events, data=data, threads=threads, device=device)
+    result = train(config, where, events, data=data, threads=1, device=device)
     seconds = perf_counter() - began
     progress = result.progress
     if not isfinite(progress.best_valid):
