@@ -409,14 +409,16 @@ def crossing(found: Found) -> Figure:
     caption = "Time of the Transformer over time of Mamba; above the line Mamba is the faster one."
     styles = family("s6", ["training", "generation"])
     points: list[Point] = []
-    for style, kind, x, same in zip(
-        styles, ("cost", "step"), ("length", "context"), ({"mode": "train"}, {"batch": 1}), strict=True
-    ):
-        mine = {row[x]: row.get("median") for row in of(found, kind, mixer="s6", **same)}
-        theirs = {row[x]: row.get("median") for row in of(found, kind, mixer="attention", **same)}
-        for at in sorted(set(mine) & set(theirs)):
-            if mine[at] and theirs[at]:
-                points.append(Point(style.name, at, theirs[at] / mine[at]))
+    ways: tuple[tuple[str, str, dict[str, object]], ...] = (
+        ("cost", "length", {"mode": "train"}),
+        ("step", "context", {"batch": 1}),
+    )
+    for style, (kind, x, same) in zip(styles, ways, strict=True):
+        mine, theirs = (
+            {row[x]: row["median"] for row in of(found, kind, mixer=mixer, **same) if row.get("median")}
+            for mixer in ("s6", "attention")
+        )
+        points += [Point(style.name, at, theirs[at] / mine[at]) for at in sorted(set(mine) & set(theirs))]
     if not points:
         return Figure("crossing", title, caption, (), missing="Speed was not measured.")
     tips = [("x", "tokens", ",d"), ("y", "times as fast", ".3~r")]
