@@ -409,11 +409,11 @@ def crossing(found: Found) -> Figure:
     caption = "Time of the Transformer over time of Mamba; above the line Mamba is the faster one."
     styles = family("s6", ["training", "generation"])
     points: list[Point] = []
-    measured: list[tuple[str, str, dict[str, object]]] = [
+    ways: tuple[tuple[str, str, dict[str, object]], ...] = (
         ("cost", "length", {"mode": "train"}),
         ("step", "context", {"batch": 1}),
-    ]
-    for style, (kind, x, same) in zip(styles, measured, strict=True):
+    )
+    for style, (kind, x, same) in zip(styles, ways, strict=True):
         mine, theirs = (
             {row[x]: row["median"] for row in of(found, kind, mixer=mixer, **same) if row.get("median")}
             for mixer in ("s6", "attention")

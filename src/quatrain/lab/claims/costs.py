@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +21,10 @@ from quatrain.lab.claims.timing import Tell
 from quatrain.model.backbone import State
 from quatrain.model.lm import LanguageModel
 
+K = TypeVar("K", bound=Hashable)
+
 _LONG = 512  # from here on an exponent is fitted: below, calls and weights cost more than steps
-_STEPS = 8  # generated tokens in a timed stretch
+_STEPS = 32  # generated tokens in a timed stretch
 _CHUNK = 2048  # tokens of a prompt read at a time
 _SEEN = 1 << 20  # bytes below which a peak is within what the allocator holds anyway
 
@@ -113,7 +115,7 @@ def generation(config: ClaimsConfig, tell: Tell) -> Rows:
     does not matter to the time; contexts whose cache would be larger than ``cache_bytes`` are left out.
     """
     device = torch.device(config.device)
-    tasks: dict[tuple[str, int, int], Callable[[], object]] = {}
+    tasks: dict[tuple[str, int, int], _Start] = {}
     held: dict[tuple[str, int, int], int] = {}
     bytes_: dict[tuple[str, int, int], int] = {}
     for mixer, shape in timing.shapes(config).items():
@@ -126,14 +128,14 @@ def generation(config: ClaimsConfig, tell: Tell) -> Rows:
                     continue
                 state = _state(model, mixer, batch, context, max(config.lengths))
                 held[key] = sum(tensor.numel() * tensor.element_size() for layer in state for tensor in layer)
-                tasks[key] = partial(_generate, model, state, timing.bytes_of(1, device, batch)[:, 0])
-    found = timing.alternate(tasks, config.repeats, device, tell)
+                tasks[key] = _Start(model, state, timing.bytes_of(1, device, batch)[:, 0])
+    found = _in_turns(tasks, config.repeats, device, tell)
     rows: Rows = []
     for key, total in bytes_.items():
         mixer, batch, context = key
         row: dict[str, Any] = {"mixer": mixer, "batch": batch, "context": context, "state_bytes": total}
         if key in found:
-            seconds = [one / _STEPS for one in found[key]]
+            seconds = found[key]
             row |= {"seconds": seconds, "median": median(seconds), "held_bytes": held[key]}
         rows.append(("step", row))
     return [*rows, *_growths(rows)]
@@ -175,11 +177,40 @@ def read(model: LanguageModel, state: State | None, tokens: Tensor) -> State:
     return state
 
 
-def _generate(model: LanguageModel, state: State, token: Tensor) -> None:
+class _Start(NamedTuple):
+    """Where generation begins: a model, the state after a context, the next token ``(B,)``."""
+
+    model: LanguageModel
+    state: State
+    token: Tensor
+
+
+def _in_turns(
+    starts: Mapping[K, _Start], repeats: int, device: torch.device, tell: Tell
+) -> dict[K, list[float]]:
+    """Seconds of a generated token from each start, ``repeats`` times, in turns.
+
+    The first step is not counted: it takes a cache that it does not own into a buffer with room.
+    """
+    found: dict[K, list[float]] = {key: [] for key in starts}
+    total, done = (repeats + 1) * len(starts), 0
     with torch.no_grad():
-        for _ in range(_STEPS):
-            logits, state = model.step(token, state)
-            token = logits.argmax(-1)
+        for turn in range(repeats + 1):  # the first turn warms up
+            for key in list(starts) if turn % 2 == 0 else list(reversed(list(starts))):
+                model, state, token = starts[key]
+                logits, state = model.step(token, state)
+                seconds = timing.stretch(partial(_generate, model, state, logits.argmax(-1)), 1, device)
+                if turn:
+                    found[key].append(seconds / _STEPS)
+                done += 1
+                tell(done / total)
+    return found
+
+
+def _generate(model: LanguageModel, state: State, token: Tensor) -> None:
+    for _ in range(_STEPS):
+        logits, state = model.step(token, state)
+        token = logits.argmax(-1)
 
 
 def far(config: ClaimsConfig, tell: Tell) -> Rows:
@@ -189,7 +220,7 @@ def far(config: ClaimsConfig, tell: Tell) -> Rows:
     device = torch.device(config.device)
     model = timing.fresh(timing.shapes(config)["s6"], device).eval()
     state: State | None = None
-    tasks: dict[int, Callable[[], object]] = {}
+    tasks: dict[int, _Start] = {}
     spent: dict[int, float] = {}
     held: dict[int, int] = {}
     done, seconds = 0, 0.0
@@ -204,14 +235,13 @@ def far(config: ClaimsConfig, tell: Tell) -> Rows:
             assert state is not None
             spent[context] = seconds
             held[context] = sum(part.numel() * part.element_size() for layer in state for part in layer)
-            tasks[context] = partial(_generate, model, state, timing.bytes_of(1, device)[:, 0])
-    found = timing.alternate(tasks, config.repeats, device, lambda share: tell(0.9 + 0.1 * share))
+            tasks[context] = _Start(model, state, timing.bytes_of(1, device)[:, 0])
+    found = _in_turns(tasks, config.repeats, device, lambda share: tell(0.9 + 0.1 * share))
     rows: Rows = []
-    for context, total in found.items():
-        each = [one / _STEPS for one in total]
+    for context, each in found.items():
         row = {"mixer": "s6", "context": context, "state_bytes": held[context], "seconds": each}
         rows.append(("far", {**row, "median": median(each), "read_seconds": spent[context]}))
-    fit = stats.exponent({context: [one / _STEPS for one in found[context]] for context in found})
+    fit = stats.exponent(found)
     exponent = {"of": "far", "mixer": "s6", "lengths": list(found), **fit.fields()}
     return [*rows, ("exponent", exponent)]
 

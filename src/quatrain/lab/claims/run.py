@@ -41,16 +41,16 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "lstm-gradient": Measurement("gradients and cells of an LSTM at forget biases 0, 1, 3", 3, reach.lstm),
     "reach": Measurement("gradients of all four at first weights", 10, reach.everyone),
     "s4d": Measurement("S4D as recurrence and as convolution", 1, ops.s4d),
-    "cost": Measurement("time against length, all four in turns", 60, costs.by_length),
+    "cost": Measurement("time against length, all four in turns", 75, costs.by_length),
     "memory": Measurement("peak memory against length", 30, costs.memory),
-    "generation": Measurement("a generated token against context and batch", 30, costs.generation),
+    "generation": Measurement("a generated token against context and batch", 25, costs.generation),
     "batch": Measurement("training against batch", 30, costs.batches),
-    "attention": Measurement("attention, fused and not", 20, ops.attention),
+    "attention": Measurement("attention, fused and not", 30, ops.attention),
     "scan": Measurement("the S6 scan, fused and materialised", 20, ops.scan),
-    "gates": Measurement("training a small LSTM, to draw its gates", 15, demo.gates),
-    "heads": Measurement("training a small Transformer, to draw its heads", 25, demo.heads),
-    "steps": Measurement("training a small Mamba, to draw its step sizes", 40, demo.steps),
-    "far": Measurement("Mamba reads a million tokens", 40, costs.far),
+    "gates": Measurement("training a small LSTM, to draw its gates", 8, demo.gates),
+    "heads": Measurement("training a small Transformer, to draw its heads", 20, demo.heads),
+    "steps": Measurement("training a small Mamba, to draw its step sizes", 12, demo.steps),
+    "far": Measurement("Mamba reads a million tokens", 35, costs.far),
 }
 
 

@@ -4,6 +4,7 @@ from quatrain.lab.claims import stats
 from quatrain.lab.claims.claim import (
     AGREES,
     DISAGREES,
+    NOISE,
     Claim,
     Found,
     Verdict,
@@ -95,7 +96,7 @@ def _range(at: stats.Estimate) -> str:
 
 
 def batches(found: Found) -> Verdict:
-    """Agrees where a larger batch makes a step's tokens cheaper for each of the four."""
+    """Agrees where a larger batch speeds up both recurrent models more than both parallel ones."""
     rows = select(found, "batch")
     if not rows:
         return missing("Speed against batch")
@@ -119,7 +120,7 @@ def batches(found: Found) -> Verdict:
     if not recurrent or not parallel:
         return missing("Speed against batch")
     overlap = min(gains[mixer].high for mixer in ("rnn", "lstm") if mixer in gains) > parallel
-    word = AGREES if recurrent > parallel else "within noise" if overlap else DISAGREES
+    word = AGREES if recurrent > parallel else NOISE if overlap else DISAGREES
     return Verdict(word, text)
 
 
