@@ -8,7 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "src" / "quatrain" / "kernels" / "_core"
-SOURCES = ("core", "s6_scan", "s6_step", "causal_conv")
+DRIVERS = ("driver", "steps")
+SOURCES = (
+    *("core", "s6_scan", "s6_step", "causal_conv", "attention_step", "attention_extend"),
+    *("linear_step", "rms_norm", "mamba_step", "decode"),
+)
 FLAGS = [
     "-std=gnu++17",
     "-O1",
@@ -25,7 +29,8 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_the_core_is_clean_under(sanitizer, tmp_path):
     program = tmp_path / "driver"
-    sources = [ROOT / "tests" / "native" / "driver.cpp", *(CORE / f"{name}.cpp" for name in SOURCES)]
+    drivers = [ROOT / "tests" / "native" / f"{name}.cpp" for name in DRIVERS]
+    sources = [*drivers, *(CORE / f"{name}.cpp" for name in SOURCES)]
     flags = [*FLAGS, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{CORE}", "-pthread"]
     jobs = []
     for source in sources:

@@ -1,13 +1,8 @@
 // Runs every entry point of the core on small inputs of its own, for the sanitizers: shapes that leave tails, padded and
 // packed rows, more threads than work. Compiled together with the core's sources, without OpenMP.
-#include <cmath>
-#include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <memory>
-#include <vector>
 
-#include "abi.h"
+#include "arrays.h"
 
 extern "C" {
 int qt_s6_plan_forward(int64_t*);
@@ -21,40 +16,9 @@ int qt_conv_backward(int64_t*);
 int64_t qt_count(int64_t, int64_t);
 }
 
+void steps();  // steps.cpp
+
 namespace {
-
-typedef std::vector<int64_t> Row;
-
-// Dense memory of exactly the size that the op may touch, so that a sanitizer sees one number too many.
-struct Array {
-    std::unique_ptr<char[]> memory;
-    int64_t dtype = QT_ABSENT;
-    std::vector<int64_t> shape;
-
-    Array() = default;
-    Array(int64_t type, std::vector<int64_t> sizes, bool fill) : dtype(type), shape(std::move(sizes)) {
-        int64_t count = 1;
-        for (int64_t size : shape) count *= size;
-        const int64_t bytes = type == QT_F64 ? 8 : type == QT_F32 ? 4 : 2;
-        memory.reset(new char[size_t(count * bytes)]);
-        for (int64_t i = 0; fill && i < count; ++i) {
-            const float value = float(std::rand() % 1000) / 1000 - 0.7f;
-            if (type == QT_F32) reinterpret_cast<float*>(memory.get())[i] = value;
-            if (type == QT_F64) reinterpret_cast<double*>(memory.get())[i] = value;
-            if (bytes == 2) reinterpret_cast<uint16_t*>(memory.get())[i] = uint16_t(0x3000 + std::rand() % 0x800);
-        }
-    }
-    void describe(Row& row) const {
-        row.push_back(reinterpret_cast<int64_t>(memory.get()));
-        row.push_back(dtype);
-        int64_t stride[4] = {}, step = 1;
-        for (size_t i = 0; i < shape.size(); ++i) {
-            stride[3 - i] = step;
-            step *= shape[shape.size() - 1 - i];
-        }
-        row.insert(row.end(), stride, stride + 4);
-    }
-};
 
 void scan(int64_t dtype, int64_t wide, int64_t B, int64_t T, int64_t E, int64_t N, int64_t G, int form, bool all, bool zoh, int64_t threads) {
     const int64_t S = form == 2 ? 4 : B;
@@ -142,5 +106,6 @@ int main() {
     scan(QT_F32, QT_F32, 1, 600, 16, 16, 1, 0, true, false, 4);  // states in two parts
     scan(QT_F32, QT_F32, 1, 600, 13, 17, 1, 0, true, true, 4);
     for (const auto& [dtype, wide] : types) step(dtype, wide, 2, 35, 19, 5), step(dtype, wide, 3, 700, 64, 1);
+    steps();
     std::puts("done");
 }
