@@ -25,7 +25,7 @@ from quatrain.lab.paper.recipe import Recipe
 from quatrain.lab.paper.reproduce import forecast, reproduce
 from quatrain.model.config import ModelConfig
 from quatrain.model.sequence import build
-from quatrain.report.reproduction import reproduction
+from quatrain.report.reproduction import Model, reproduction, spread
 
 TINY = """
 task = "parity"
@@ -377,3 +377,20 @@ def test_a_recipe_for_a_gpu_says_what_a_cpu_takes(monkeypatch, capsys, tmp_path)
     _, err = capsys.readouterr()
     assert "needs a GPU and finds none" in err
     assert "2 h 01 min; give --reduced (quatrain reproduce parity --reduced)" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((1.0, 1.0, 1.0), "100 %"),
+        ((0.99996,), "99.99 %"),
+        ((0.5, 0.75), "62.5 % (50.0 to 75.0)"),
+        ((0.5, 0.75, 1.0), "75.0 % (50.0 to 100) \N{PLUS-MINUS SIGN} 62"),
+    ],
+)
+def test_numbers_say_how_sure_they_are(values, text):
+    by_length = {8: {seed: {"token_accuracy": value} for seed, value in enumerate(values)}}
+    model = Model("lstm", 1, 1e-3, len(values), by_length)
+    number = model.number([8], "token_accuracy")
+    assert number is not None
+    assert spread(number, "token_accuracy") == text

@@ -114,7 +114,7 @@ def reproduction(
     published = f"Settings as published: {about['source']}." if about["source"] else "Settings of your own."
     says = [f"Reduced: {about['reduced']}. After {about['source']}." if about["reduced"] else published]
     says += [f"Differs: {about['differs']}." if about["differs"] else ""]
-    says += [f"Ours: {METRICS[metric]} {where}; the mean over seeds and its 95 % interval."]
+    says += [f"Ours: {METRICS[metric]}, {where}; mean (range) over seeds, \N{PLUS-MINUS SIGN} 95 % interval."]
     return Reproduction(
         about["title"],
         tuple(line for line in says if line),
@@ -206,18 +206,18 @@ def verdict(model: Model, headline: Sequence[int], metric: str) -> str:
 
 
 def spread(number: Number, metric: str) -> str:
-    """``99.2 % +- 0.3`` from three seeds on (half of a 95 % t interval); two: ``99.2 % (98.9 to 99.5)``."""
+    """``99.2 % (98.9 to 99.5)``: the mean and its range over seeds; from three seeds on with ``+- 0.3``, half
+    of a 95 % t interval.
+    """
     share = metric.endswith("accuracy")
     text = value_text(number.mean, metric)
     if len(number.values) == 1 or min(number.values) == max(number.values):
         return text
-    scale, unit = (100, "") if share else (1, "")
-    if number.half is not None:
-        return f"{text} \N{PLUS-MINUS SIGN} {number.half * scale:.2g}{unit}"
     low, high = (
         value_text(end, metric).removesuffix(" %") for end in (min(number.values), max(number.values))
     )
-    return f"{text} ({low} to {high})"
+    half = "" if number.half is None else f" \N{PLUS-MINUS SIGN} {number.half * (100 if share else 1):.2g}"
+    return f"{text} ({low} to {high}){half}"
 
 
 def value_text(value: float, metric: str) -> str:
