@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(tmp_path, monkeypatch):
         return stage._replace(measure=measure)
 
     monkeypatch.setattr(run, "MEASUREMENTS", {name: counting(name) for name in QUICK})
-    kills = stopped_often(lambda events: run.run(TINY, tmp_path, events), 2, 6)
+    kills = stopped_often(lambda events: run.run(TINY, tmp_path, events), 4, 9)
     assert kills >= 2
     rows = list(records.read(tmp_path / "records.jsonl"))
     stages = [row["stage"] for row in rows if row["kind"] == "done"]
@@ -147,7 +147,7 @@ def test_training_takes_the_place_of_shipped_records(tmp_path, monkeypatch):
 def test_every_task_that_is_trained_has_a_recipe():
     assert set(training.tasks()) <= set(recorded.TASKS)
     assert len(training.tasks()) >= 6
-    assert all(recorded.trained_at(task, True) > 0 for task in recorded.TASKS)
+    assert all(recorded.trained_at(task, True) > 0 for task in training.tasks())
     assert recorded.trained_at("raw_audio", False) == 0
 
 
