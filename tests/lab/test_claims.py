@@ -1,8 +1,6 @@
 """Claims: every measurement at a tiny size, every rule both ways, the records that ship."""
 
-import io
 import json
-import sys
 from math import inf, log
 
 import numpy as np
@@ -13,7 +11,6 @@ from quatrain.errors import ConfigError, DataError
 from quatrain.lab.claims import (
     CLAIMS,
     VERDICTS,
-    _memory,
     _ops,
     costs,
     demo,
@@ -21,6 +18,7 @@ from quatrain.lab.claims import (
     reach,
     recorded,
     stats,
+    timing,
     words,
 )
 from quatrain.lab.claims.beliefs import ASPECTS, BELIEFS
@@ -341,6 +339,12 @@ def test_every_claim_is_tried_both_ways():
 
 @pytest.fixture(scope="module")
 def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reach, "SEEDS", 2)
+        return _quick()
+
+
+def _quick():
     return {
         name: MEASUREMENTS[name].measure(TINY, silent)
         for name in (
@@ -468,22 +472,20 @@ def test_ops_are_timed_both_ways(monkeypatch):
         assert of(rows, "exponent", of="op memory", fused=True)[0]["value"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("work", ["scan", "attention", "training"])
-def test_peak_memory_is_that_of_the_work(work, monkeypatch):
-    from quatrain.config.schema import to_dict
-    from quatrain.lab.claims import timing
+def test_peak_memory_is_that_of_the_work():
+    held = costs.peak(TINY, {"work": "scan", "fused": False}, (256, 1024, 512))
+    tensor = 256 * 16 * 4  # bytes of a step of decays, drives or states
+    assert held[1024] >= 2 * 1024 * tensor  # two of them at once
+    assert held[256] < held[512] < held[1024]  # whatever ran before
 
-    lengths = [1024] if work == "training" else [2048]
-    task = {"work": work, "lengths": lengths, "device": "cpu", "threads": 1, "fused": False}
-    task["model"] = to_dict(timing.shapes(TINY)["rnn"])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task)))
-    monkeypatch.setattr(sys, "stdout", told := io.StringIO())
-    threads = torch.get_num_threads()
-    _memory.main()
-    torch.set_num_threads(threads)
-    (held,) = json.loads(told.getvalue()).values()
-    least = {"scan": 2048 * 256 * 16 * 4, "attention": 4 * 2048**2 * 4, "training": 1024 * 64 * 4}[work]
-    assert held >= least
+
+def test_a_process_measures_a_training_step():
+    from quatrain.config.schema import to_dict
+
+    model = to_dict(timing.shapes(TINY)["rnn"])
+    held = costs.peak(TINY, {"work": "training", "model": model}, (512, 4096))
+    assert held[4096] > held[512]
+    assert held[4096] >= 4096 * model["width"] * model["layers"] * 4  # the states are kept for the way back
 
 
 def test_a_failed_process_says_why(monkeypatch):

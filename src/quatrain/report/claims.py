@@ -199,7 +199,8 @@ def _claim(found: Found, row: Row) -> str:
     note = ""
     if key in SEEN_IN:
         seen = SEEN_IN[key]
-        name = next((str(r["title"]) for r in found["verdict"] if r["id"] == seen), seen)
+        other = next((r for r in found["verdict"] if r["id"] == seen), row)
+        name = f"{other['title']} ({GROUPS[str(other['group'])][0]})"
         note = f'<p class="seen">Picture: <a href="#{seen}">{escape(name)}</a>.</p>'
     return (
         f'<article class="claim{"" if picture else " plain"}" id="{escape(key)}"><div class="words">'

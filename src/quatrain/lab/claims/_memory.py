@@ -1,13 +1,17 @@
-"""The peak memory of training steps, forward passes or ops at growing lengths, in a process of its own.
+"""The peak memory of training steps or ops at several lengths, each in a process of its own.
 
 ``python -m quatrain.lab.claims._memory`` reads a JSON object on stdin (``work``, ``lengths``, ``device``,
 ``threads`` and what the work needs) and writes one on stdout: for each length the bytes that it took beyond
-what the process held before. A fresh process, because memory that was freed stays with the process; lengths
-rise, so that each peak is its own. Linux resets the peak in between.
+what the process held before. Memory that was freed stays with a process and hides what the next length takes,
+so each is measured in a copy made before anything ran; there the work is done once at a small length, which
+sets everything up, and the peak is reset. A GPU's allocator gives its memory back, and needs no copy.
 """
 
 import json
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +25,7 @@ from quatrain.lab.claims.timing import bytes_of, fresh, training_step
 from quatrain.model.config import ModelConfig
 from quatrain.train import _machine
 
+Work = Callable[[int], Callable[[], object]]  # length -> the work
 _WARM = 32  # steps of a first call that sets everything up
 
 
@@ -30,18 +35,47 @@ def main() -> None:
     torch.set_num_threads(task["threads"])
     device = torch.device(task["device"])
     work = _work(task, device)
+    measure = _here if device.type == "cuda" else _apart
+    json.dump({str(length): measure(work, length, device) for length in task["lengths"]}, sys.stdout)
+
+
+def _here(work: Work, length: int, device: torch.device) -> int:
+    """Bytes that the work takes at its peak."""
     work(_WARM)()
-    found = {}
-    for length in task["lengths"]:
-        run = work(length)
-        before = _reset(device)
-        run()
-        found[str(length)] = max(0, _peak(device) - before)
-        del run
-    json.dump(found, sys.stdout)
+    run = work(length)
+    before = _reset(device)
+    run()
+    return max(0, _peak(device) - before)
 
 
-def _work(task: dict[str, Any], device: torch.device) -> Callable[[int], Callable[[], object]]:
+def _apart(work: Work, length: int, device: torch.device) -> int:
+    """`_here` in a copy of this process. No thread runs yet, so nothing is lost in the copy."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, str(_here(work, length, device)).encode())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        told = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise SystemExit(f"length {length}: ended by {_ending(status)}")
+    return int(told)
+
+
+def _ending(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        killed = os.WTERMSIG(status) == signal.SIGKILL
+        return f"signal {os.WTERMSIG(status)}" + (", as where memory runs out" if killed else "")
+    return f"exit code {os.WEXITSTATUS(status)}"
+
+
+def _work(task: dict[str, Any], device: torch.device) -> Work:
     if task["work"] == "training":
         model = fresh(from_dict(ModelConfig, task["model"]), device)
         return lambda length: training_step(model, bytes_of(length + 1, device))

@@ -25,6 +25,7 @@ K = TypeVar("K", bound=Hashable)
 
 _LONG = 512  # from here on an exponent is fitted: below, calls and weights cost more than steps
 _STEPS = 32  # generated tokens in a timed stretch
+_READ = 512  # tokens after which a recurrent state is timed
 _CHUNK = 2048  # tokens of a prompt read at a time
 _SEEN = 1 << 20  # bytes below which a peak is within what the allocator holds anyway
 
@@ -110,9 +111,9 @@ def generation(config: ClaimsConfig, tell: Tell) -> Rows:
     """Rows "step" (seconds of a generated token, state bytes, by mixer, batch and context) and "exponent"
     of time and bytes over contexts at batch 1.
 
-    Recurrent models read a prompt of that length, up to the longest training length; beyond it their state
-    has the same shape. The Transformer's cache is filled with random keys and values, since what they hold
-    does not matter to the time; contexts whose cache would be larger than ``cache_bytes`` are left out.
+    Recurrent models read up to 512 tokens: beyond, their state has the same shape, and `far` reads to the
+    end. The Transformer's cache is filled with random keys and values, since what they hold does not matter
+    to the time; contexts whose cache would be larger than ``cache_bytes`` are left out.
     """
     device = torch.device(config.device)
     tasks: dict[tuple[str, int, int], _Start] = {}
@@ -126,7 +127,7 @@ def generation(config: ClaimsConfig, tell: Tell) -> Rows:
                 bytes_[key] = model.state_bytes(batch, context)
                 if bytes_[key] > config.cache_bytes:
                     continue
-                state = _state(model, mixer, batch, context, max(config.lengths))
+                state = _state(model, mixer, batch, context)
                 held[key] = sum(tensor.numel() * tensor.element_size() for layer in state for tensor in layer)
                 tasks[key] = _Start(model, state, timing.bytes_of(1, device, batch)[:, 0])
     found = _in_turns(tasks, config.repeats, device, tell)
@@ -155,10 +156,10 @@ def _growths(rows: Rows) -> Rows:
     return found
 
 
-def _state(model: LanguageModel, mixer: str, batch: int, context: int, longest: int) -> State:
+def _state(model: LanguageModel, mixer: str, batch: int, context: int) -> State:
     if mixer != "attention":
         with torch.no_grad():
-            return read(model, None, timing.bytes_of(min(context, longest), model.device, batch))
+            return read(model, None, timing.bytes_of(min(context, _READ), model.device, batch))
     random = torch.Generator().manual_seed(context)
 
     def filled(empty: Any) -> Any:

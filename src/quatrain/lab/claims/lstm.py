@@ -19,7 +19,7 @@ from quatrain.lab.claims.claim import (
     together,
 )  # fmt: skip
 from quatrain.lab.claims.recorded import Scores, absent, need
-from quatrain.lab.claims.words import digits, interval, power, share
+from quatrain.lab.claims.words import digits, interval, share
 
 LEARNT = 0.95  # token accuracy from which on a small model is worth looking into
 KEPT, STEPS = 0.9, 100  # an undistorted value: so much of it after so many steps
@@ -36,7 +36,7 @@ def gradient(found: Found) -> Verdict:
     biases = sorted(rates)
     order = [larger(rates[high], rates[low]) for low, high in pairwise(biases)]
     listed = ", ".join(f"{interval(rates[bias], 3)} at bias {bias:g}" for bias in biases)
-    far = ", ".join(power(rates[bias].value ** 100) for bias in biases)
+    far = ", ".join(digits(rates[bias].value ** 100) for bias in biases)
     text = f"One step further back multiplies the gradient by {listed}; over 100 steps: {far}."
     peer = [row for row in select(found, "rate", mixer="rnn") if row.get("radius") == 0.9]
     if peer:

@@ -16,7 +16,7 @@ from quatrain.lab.claims.claim import (
     together,
 )  # fmt: skip
 from quatrain.lab.claims.stats import Estimate
-from quatrain.lab.claims.words import interval, power, spans
+from quatrain.lab.claims.words import digits, interval, power, spans
 
 EXACT = 1e-9  # relative difference in float64 that rounding explains
 
@@ -73,7 +73,7 @@ def _factor(rate: Estimate) -> str:
 
 
 def _power(rate: Estimate) -> str:
-    return power(rate.value**100)
+    return digits(rate.value**100)
 
 
 CLAIMS = (

@@ -99,6 +99,7 @@ class _Run:
     def __init__(self, config: ClaimsConfig, out: Path, journal: Journal, tell: Events) -> None:
         self.config, self.out, self.journal, self.tell = config, out, journal, tell
         self.stages: dict[str, Measurement] = dict(MEASUREMENTS)
+        self._began = perf_counter()  # of the stage under way
 
     def go(self, command: str) -> None:
         """Every stage that is not done."""
@@ -111,12 +112,12 @@ class _Run:
         for at, (name, stage) in enumerate(self.stages.items()):
             if name in self.journal:
                 continue
+            self._began = perf_counter()
             left = self._left(name, 0.0)
             told = {"stage": name, "says": stage.says, "done": at, "of": len(self.stages), "left": left}
             self.tell({"kind": "stage", **told})
-            began = perf_counter()
             rows = stage.measure(self.config, partial(self._share, name))
-            self.journal.finish(name, rows, None, perf_counter() - began)
+            self.journal.finish(name, rows, None, perf_counter() - self._began)
 
     def _training(self, task: str, command: str) -> Measurement:
         def measure(config: ClaimsConfig, tell: Tell) -> Rows:
@@ -131,7 +132,8 @@ class _Run:
         """Seconds left: the planned ones of what is not done, times the ratio seen so far."""
         done = [stage for stage in self.stages if stage in self.journal]
         planned = sum(self.stages[stage].seconds for stage in done)
-        seen = sum(self.journal.seconds[stage] for stage in done)
+        planned += share * self.stages[name].seconds
+        seen = sum(self.journal.seconds[stage] for stage in done) + perf_counter() - self._began
         ratio = (seen + _TRUST) / (planned + _TRUST)
         rest = sum(stage.seconds for key, stage in self.stages.items() if key not in self.journal)
         return ratio * (rest - share * self.stages[name].seconds)
