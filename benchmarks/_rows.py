@@ -32,8 +32,13 @@ def row(op: str, impl: str, case: str, dtype: str, mode: str, **measured: object
 
 
 def save(name: str, rows: list[dict[str, Any]]) -> None:
-    """Write rows as ``results/<name>.jsonl``, in place of those of an earlier run."""
+    """Write rows as ``results/<name>.jsonl``, in place of those of an earlier run, and say so."""
+    write(name, rows)
+    sys.stdout.write(f"{len(rows)} rows in {RESULTS.name}/{name}.jsonl\n")
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write rows as ``results/<name>.jsonl``."""
     RESULTS.mkdir(exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (RESULTS / f"{name}.jsonl").write_text(text, "utf-8")
-    sys.stdout.write(f"{len(rows)} rows in {RESULTS.name}/{name}.jsonl\n")

@@ -39,7 +39,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(name in out for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "predict", "eval", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "generate", "predict", "inspect", "eval", "reproduce", "claims", "doctor"]
+)
 def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(command, "--help", capsys=capsys)
     assert (code, err) == (0, "")
@@ -61,8 +63,8 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run("trian", capsys=capsys)
     assert (code, out) == (2, "")
     assert err == (
-        "quatrain: command = 'trian': must be one of compare, train, generate, predict, eval, doctor "
-        "(did you mean train?)\n"
+        "quatrain: command = 'trian': must be one of compare, train, generate, predict, inspect, eval, "
+        "claims, reproduce, doctor (did you mean train?)\n"
     )
 
 

@@ -24,6 +24,7 @@ SMALLER = {
     "generate": [],
     "eval": ["--limit", "500"],
     "predict": [],
+    "inspect": [],
     "compare": [
         *("--params", "20K", "--sequence", "16", "--batch", "2"),
         *("--contexts", "16,32", "--learning-rates", "1e-3", "--evaluation", "8s"),

@@ -183,6 +183,36 @@ def test_wrong_lines_of_a_stream_name_line_and_column(trained, capsys, monkeypat
         assert message in err
 
 
+def test_a_model_of_the_calendar_reads_the_time_of_every_line(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    data = {"horizon": 6, "season": 12, "target": ["wave"], "calendar": True}
+    train(config_of(folder / "series.csv", {"pattern": "lstm"}, data, steps=4), out, threads=1)
+    lines = (folder / "series.csv").read_text().splitlines()[:30]
+    (tmp_path / "part.csv").write_text("\n".join(lines) + "\n")
+    code, by_file, _ = run("predict", out, tmp_path / "part.csv", capsys=capsys)
+    assert code == 0
+    want = [float(row.split(",")[1]) for row in by_file.splitlines()[1:]]
+    bare = [line.split(",") for line in lines[1:]]
+    time = lines[0].split(",").index("time")
+    for sent in (lines, [",".join((row[time], *row[:time], *row[time + 1 :])) for row in bare]):
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(sent) + "\n"))
+        code, by_line, err = run("predict", out, "-", capsys=capsys)
+        assert (code, err) == (0, "")
+        got = [float(cell) for cell in by_line.splitlines()[-1].split(",")]
+        np.testing.assert_allclose(got, want, rtol=1e-4)
+    for text, message in (
+        ("soon,1,2\n", "column 'time' = 'soon': must be a time such as"),
+        (
+            "2020-01-02 00:00,1,2\n2020-01-01 00:00,1,2\n",
+            "line 2, column 'time' = '2020-01-01 00:00': is not",
+        ),
+        ("wave,other\n", "stdin, line 1: has no column 'time'"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        code, _, err = run("predict", out, "-", capsys=capsys)
+        assert (code, len(err.splitlines()), message in err) == (2, 1, True), err
+
+
 def test_several_series_stand_under_one_header(folder, trained, tmp_path, capsys):
     (tmp_path / "b.csv").write_text((folder / "series.csv").read_text())
     code, out, _ = run(
@@ -275,6 +305,35 @@ def test_other_labels_get_a_new_head_and_a_text_model_learns_classes(folder, tra
         old, new = (checkpoint.load(place).state_dict() for place in (trained(kind), out))
         assert len(new["head.bias"]) == 3
         torch.testing.assert_close(new["embedding.weight"], old["embedding.weight"], atol=1e-2, rtol=0)
+
+
+def test_classes_of_byte_pairs_are_answered_and_judged(folder, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tokenizers")
+    rows = [{"text": f"{'good' if k % 2 else 'awful'} film {k}", "label": "yn"[k % 2]} for k in range(80)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "c.jsonl").write_text(lines)
+    out, small = tmp_path / "run", ["--model.layers", 1, "--train.batch_sequences", 8, "--threads", 1]
+    args = ("--tokenizer", "bpe", "--data.bpe_vocab", 300, "--model.width", 16, "--out", out)
+    rate = ("--train.steps", 30, "--train.lr", 0.03)
+    code, _, err = run("train", tmp_path / "c.jsonl", *small, *args, *rate, capsys=capsys)
+    assert (code, "read as 300 byte pairs" in err) == (0, True), err
+    assert checkpoint.load(out).config.vocab == 300
+    asked = json.dumps({"text": "an awful film"}) + "\nwhat a good film\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(asked))
+    code, said, err = run("predict", out, "-", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["class"] for line in said.splitlines()] == ["y", "n"]
+    assert quatrain.evaluate(out, tmp_path / "c.jsonl").metrics["accuracy"] == 1
+    assert quatrain.evaluate(out).scored < 80
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), errors="surrogateescape"))
+    code, said, err = run("predict", out, "-", capsys=capsys)
+    assert (code, said) == (2, "")
+    assert "stdin, line 1: byte 4 is not UTF-8" in err or "stdin, line 1: byte 0xe9 is not UTF-8" in err
+    more = ("--init-from", out, "--out", tmp_path / "more", "--train.steps", 1)
+    code, _, err = run("train", tmp_path / "c.jsonl", *small, *more, capsys=capsys)
+    assert (code, "; new " in err) == (0, False), err
+    old, new = (checkpoint.read(place).tensors("tokenizer")["json"] for place in (out, tmp_path / "more"))
+    assert torch.equal(old, new)
 
 
 def test_dna_after_text_gets_new_tables(folder, trained, tmp_path, capsys):

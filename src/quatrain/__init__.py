@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quatrain.api import compare as compare
+    from quatrain.api import inspect as inspect
     from quatrain.checkpoint import load as load
     from quatrain.infer.judge import evaluate as evaluate
     from quatrain.infer.predict import predict as predict
@@ -29,6 +30,7 @@ _PUBLIC = {
     "S4D": "quatrain.mixers.s4d",
     "compare": "quatrain.api",
     "evaluate": "quatrain.infer.judge",
+    "inspect": "quatrain.api",
     "load": "quatrain.checkpoint",
     "predict": "quatrain.infer.predict",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "inspect",
     "load",
     "predict",
 ]

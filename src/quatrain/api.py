@@ -14,9 +14,13 @@ from quatrain.data.recognise import recognise
 from quatrain.errors import MissingExtraError
 from quatrain.lab.compare import compare as _compare
 from quatrain.lab.config import CompareConfig, for_text
+from quatrain.lab.inspection import Input
+from quatrain.lab.inspection import inspect as _inspect
+from quatrain.lab.look import LIMIT
 from quatrain.lab.search import Events
+from quatrain.report import inspect as inspect_page
 
-__all__ = ["Compared", "compare"]
+__all__ = ["Compared", "Inspected", "compare", "inspect"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,50 @@ def compare(
     except MissingExtraError:
         page = None
     return Compared(outcome.out, page, outcome.again)
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a model does inside on one input.
+
+    Attributes:
+        rows: plain data: ``inspection``, then the input, the answer and a row for each layer (see
+            `quatrain.lab.inspection.inspect`).
+    """
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def headline(self) -> str:
+        """The model, the input and what came of it, in a line."""
+        return inspect_page.summary(self.rows)[0]
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page, one file that loads nothing, whole or not at all. Raises OSError."""
+        return inspect_page.write(self.rows, path)
+
+    def __str__(self) -> str:
+        return "\n".join(inspect_page.summary(self.rows))
+
+
+def inspect(checkpoint: str | Path, input: Input, *, limit: int = LIMIT, device: str = "auto") -> Inspected:
+    """Look into a trained model: gates, step sizes, attention maps, norms and memory on one input.
+
+    ``quatrain.inspect(run, b"To be, or not to be").write("page.html")``. `quatrain.lab.look.look` gives the
+    tensors themselves, for a model of one's own too.
+
+    Args:
+        checkpoint: directory of one checkpoint, or of a run, whose newest is taken.
+        input: a path: a file as in training, labels not needed, of several inputs the first. Or the input
+            itself: bytes are a text, an array ``(T,)`` or ``(T, C)`` is one sequence in the data's own units.
+        limit: steps that are looked at: the first ones, of a series that is forecast the last ones.
+        device: "cpu", "cuda", or "auto", which is CUDA where it is usable.
+
+    Raises:
+        DataError: an input that is missing, empty, binary, or of another kind than the model reads.
+        CheckpointError: a checkpoint that is missing, damaged or foreign.
+        ConfigError: limit below 1, a device that is not usable.
+
+    Cost: two forward passes; attention holds T^2 numbers a head.
+    """
+    return Inspected(_inspect(checkpoint, input, limit=limit, device=device))

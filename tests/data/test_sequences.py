@@ -16,7 +16,7 @@ from quatrain.data.recognise import recognise
 from quatrain.data.sequences import SequenceFile
 from quatrain.data.task import TASKS
 from quatrain.data.tokens import TokenFile
-from quatrain.errors import DataError, MissingExtraError
+from quatrain.errors import ConfigError, DataError, MissingExtraError
 
 
 def config_of(source, **values) -> DataConfig:
@@ -85,7 +85,7 @@ def test_kinds_are_recognised_and_said(tmp_path):
     seen = {
         tmp_path / "a.txt": ("lm", "text"),
         series(tmp_path / "s.csv"): ("forecast", "a series of 2 columns by 'date': forecast a, b, 24 steps"),
-        tmp_path / "texts.csv": ("classify", "texts in 'text': classes by 'label'"),
+        tmp_path / "texts.csv": ("classify", "texts in 'text' read as bytes: classes by 'label'"),
         tmp_path / "rows.csv": ("classify", "rows of 2 numbers: classes by 'label'"),
         jsonl(tmp_path / "l.jsonl", labelled()): ("classify", "JSON Lines with values, label"),
         jsonl(tmp_path / "t.jsonl", [{"text": "ab", "labels": ["x", "y"]}]): ("tag", "one tag for each step"),
@@ -93,7 +93,7 @@ def test_kinds_are_recognised_and_said(tmp_path):
         jsonl(tmp_path / "v.jsonl", [{"values": [1, 2]}]): ("forecast", "a series a line"),
         tmp_path / "ts": ("classify", "UCR/UEA series, split as the archive has it"),
         tmp_path / "ts" / "Waves_TRAIN.ts": ("classify", "UCR/UEA"),
-        tmp_path / "classes": ("classify", "6 texts in 2 folders"),
+        tmp_path / "classes": ("classify", "6 texts in 2 folders read as bytes: classes by folder"),
         sound(tmp_path / "sound"): ("classify", "20 recordings in 2 folders"),
     }
     for source, (task, says) in seen.items():
@@ -285,6 +285,97 @@ def test_other_data_takes_the_labels_and_scale_of_the_model(tmp_path):
 def _new(path):
     path.mkdir()
     return path
+
+
+# -- labelled texts in byte pairs
+
+
+def said(count=60):
+    """Sentences of four words, the third of which decides the label."""
+    nouns, kinds = ("film", "story", "song"), (("grand", "good"), ("awful", "bad"))
+    return [
+        {"text": f"the {nouns[k % 3]} was {kinds[k % 2][0]}", "label": kinds[k % 2][1]} for k in range(count)
+    ]
+
+
+def test_labelled_texts_become_byte_pairs_of_the_training_part(tmp_path):
+    pytest.importorskip("tokenizers")
+    rows = [{**row, "split": "train"} for row in said()]
+    rows += [
+        {"text": f"zebra zebra {row['text']}", "label": row["label"], "split": "test"} for row in said(8)
+    ]
+    source = jsonl(tmp_path / "t.jsonl", rows)
+    config = config_of(source, tokenizer="bpe", bpe_vocab=300)
+    file = prepare(config, tmp_path / "out")
+    assert "JSON Lines with text, label, split read as 300 byte pairs" in file.description
+    spelled = file.tokenizer.spelled
+    assert (file.meaning.tokenizer, file.vocab) == ("bpe", len(spelled))
+    for index, row in enumerate(rows):
+        assert b"".join(spelled[token] for token in file.sequence(index)).decode() == row["text"]
+    assert b" grand" in spelled  # a word of the training part is one token, one of the test part is not
+    assert not any(b"zebra" in token for token in spelled)
+    lengths = file.lengths(np.arange(len(file)))
+    assert (file.manifest.steps, file.manifest.longest) == (lengths.sum(), lengths.max())
+    assert lengths.sum() < sum(len(row["text"]) for row in rows) / 2
+    assert prepare(config, tmp_path / "out").digest == file.digest
+    with pytest.raises(DataError, match="was prepared with other settings"):
+        prepare(config_of(source), tmp_path / "out")
+
+
+def test_other_texts_are_read_in_the_models_byte_pairs(tmp_path):
+    pytest.importorskip("tokenizers")
+    config = config_of(jsonl(tmp_path / "t.jsonl", said()), tokenizer="bpe", bpe_vocab=300)
+    file = prepare(config, tmp_path / "out")
+    jsonl(tmp_path / "new.jsonl", said(4)[::-1])
+    other = prepare_like(
+        config_of(tmp_path / "new.jsonl"), _new(tmp_path / "other"), file.meaning, file.tokenizer
+    )
+    assert other.meaning == file.meaning
+    assert other.sequence(0).tolist() == file.sequence(3).tolist()
+
+
+def test_the_encoding_may_come_from_a_file(tmp_path):
+    pytest.importorskip("tokenizers")
+    first = prepare(
+        config_of(jsonl(tmp_path / "t.jsonl", said()), tokenizer="bpe", bpe_vocab=280), tmp_path / "a"
+    )
+    named = config_of(tmp_path / "t.jsonl", tokenizer=str(tmp_path / "a" / "tokenizer.json"))
+    second = prepare(named, tmp_path / "b")
+    assert [second.sequence(k).tolist() for k in range(9)] == [first.sequence(k).tolist() for k in range(9)]
+
+
+REFUSED = {
+    "numbers": (labelled(), "bpe", "data.tokenizer = 'bpe': is for texts, each with one label"),
+    "tags": (
+        [{"text": "ab", "labels": ["x", "y"]}] * 30,
+        "bpe",
+        "data.tokenizer = 'bpe': is for texts, each with one label",
+    ),
+    "dna": (said(), "dna", "data.tokenizer = 'dna': is for FASTA files; labelled texts take bytes or bpe"),
+    "no file": (said(), "nowhere.json", "data.tokenizer = 'nowhere.json': cannot be read"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_encodings_that_do_not_go_with_the_data(what, tmp_path):
+    pytest.importorskip("tokenizers")
+    rows, tokenizer, message = REFUSED[what]
+    with pytest.raises((DataError, ConfigError), match=message):
+        prepare(config_of(jsonl(tmp_path / "t.jsonl", rows), tokenizer=tokenizer), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_that_is_not_utf8_has_no_byte_pairs(tmp_path):
+    pytest.importorskip("tokenizers")
+    for label in ("a", "b"):
+        for k in range(20):
+            path = tmp_path / "in" / label / f"{k}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"plain" if (label, k) != ("b", 7) else b"caf\xe9")
+    with pytest.raises(DataError, match=r"b/7.txt: byte 4 is not UTF-8"):
+        prepare(config_of(tmp_path / "in", tokenizer="bpe"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert prepare(config_of(tmp_path / "in"), tmp_path / "bytes").vocab == 256
 
 
 # -- refused

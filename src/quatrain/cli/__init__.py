@@ -23,7 +23,16 @@ COMMANDS = {
     "predict": Command(
         "quatrain.cli.predict:run", "classes, forecasts, tags or transcripts of new inputs by a trained model"
     ),
+    "inspect": Command(
+        "quatrain.cli.inspect:run", "show what a trained model does inside on one input, as a page"
+    ),
     "eval": Command("quatrain.cli.eval:run", "score a trained model on data, beside what is trivial"),
+    "claims": Command(
+        "quatrain.cli.claims:run", "measure what everybody says about the four architectures and show a page"
+    ),
+    "reproduce": Command(
+        "quatrain.cli.reproduce:run", "train the models of a paper's table again, beside its numbers"
+    ),
     "doctor": Command(
         "quatrain.cli.doctor:run", "say what is here, which kernels will run and why not others"
     ),

@@ -60,6 +60,12 @@ SURFACE = Surface(
             "--sequence", "tokens of a training sequence and test window (default: by the data)", "N", int
         ),
         Option("--batch", "sequences of one optimiser step (default: by the data; text: 8)", "N", int),
+        Option(
+            "--dropout",
+            "of every model; 0.3 may help where little data is read often (default: 0)",
+            "P",
+            float,
+        ),
         Option("--contexts", "contexts at which one more step is timed (default: 128 to 16K)", "N,M"),
         Option("--context", "longest window of a text's loss by position (default: 4 sequences)", "N"),
         Option("--evaluation", "most time for all that is not training, roughly (default: 200s)", "TIME"),
@@ -130,7 +136,7 @@ def settings(parsed: Parsed) -> "CompareConfig":
             values |= budget(parsed["budget"])
         except ValueError as error:
             parsed.problems.append(f"--budget = {parsed['budget']!r}: {error}")
-    for name in ("equal", "seeds", "rung", "sequence", "batch"):
+    for name in ("equal", "seeds", "rung", "sequence", "batch", "dropout"):
         if name in parsed.given:
             values[name] = parsed[name]
             if name in ("sequence", "batch") and parsed[name] < 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quatrain.cli._flags import DEVICE, Option, Parsed, Surface, parse
 from quatrain.cli.generate import set_threads
-from quatrain.errors import ConfigError, DataError
+from quatrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from quatrain.infer.answers import Forecast, Predictor
@@ -136,31 +136,14 @@ def _forecast(predictor: "Predictor", path: Path, names: Sequence[str], chart: s
 
 def _stream(predictor: "Predictor") -> None:
     """A row in, a line out: the mean of every step ahead."""
-    from quatrain.infer.inputs import columns_in, parse_row
+    from quatrain.infer.lines import read_lines
 
     meaning = predictor.meaning
-    if meaning.calendar:
-        raise DataError("stdin: a model that reads the calendar needs files with a column of times")
-
-    def rows() -> Iterator[Any]:
-        order: Sequence[int] | None = None
-        for number, line in _lines():
-            if number == 1:
-                order = columns_in(line, meaning)
-                if order is not None:
-                    continue
-            if order is not None:  # a header says where the model's columns stand among others
-                cells = line.strip().split(",")
-                if len(cells) <= max(order):
-                    raise DataError(f"stdin, line {number}: has {len(cells)} cells, the header has more")
-                line = ",".join(cells[at] for at in order)
-            yield parse_row(line, meaning, f"stdin, line {number}")
-
     writer = csv.writer(sys.stdout, lineterminator="\n")
     targets = meaning.columns[: meaning.targets]
     writer.writerow([f"{name}+{step}" for step in range(1, meaning.horizon + 1) for name in targets])
     sys.stdout.flush()
-    for forecast in predictor.stream(rows()):
+    for forecast in predictor.stream(read_lines(_lines(), meaning)):
         writer.writerow([f"{value:.6g}" for value in forecast.mean.reshape(-1)])
         sys.stdout.flush()
 

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quatrain._files import sha256_of, sync, write_atomic
+from quatrain.config.check import check
 from quatrain.config.schema import to_dict
-from quatrain.data.readers._item import Item
+from quatrain.data._encode import NEW, Encoding, encode
+from quatrain.data.readers._item import Item, text_of
 from quatrain.data.sequences import FILES, MANIFEST, PARTS, Manifest, Meaning, SequenceFile, ranges
+from quatrain.data.tokenizer import JSON
 from quatrain.errors import DataError
 
 IGNORE = -100  # a step without a tag
@@ -24,23 +27,33 @@ _UNNAMED = 3  # part of a sequence whose source names none
 _PIECE = 1 << 16  # steps or sequences handled at a time
 
 
-def write(out: Path, items: Iterable[Item], manifest: Manifest, like: Meaning | None = None) -> SequenceFile:
+def write(
+    out: Path,
+    items: Iterable[Item],
+    manifest: Manifest,
+    like: Meaning | None = None,
+    encoding: Encoding | None = None,
+) -> SequenceFile:
     """Write ``items`` to ``out`` and complete ``manifest``: a failure leaves no file behind.
 
     With ``like``, the meaning of a trained model, its labels and normalisation are kept and all is the test
-    part: data to judge that model by. Raises DataError for a source that cannot be trained on: nothing in
-    it, one class only, labels that appear in the test part alone, sequences of different widths, a
-    transcript longer than its recording.
+    part: data to judge that model by. With ``encoding`` texts become its tokens. Raises DataError for a
+    source that cannot be trained on: nothing in it, one class only, labels that appear in the test part
+    alone, sequences of different widths, a transcript longer than its recording. Raises ConfigError for an
+    encoding of what is no text.
     """
-    made = [out / f"{name}.bin" for name in FILES]
+    made = [out / name for name in (*(f"{name}.bin" for name in FILES), *NEW, JSON)]
     try:
-        found = _Pass(like or manifest.meaning, manifest.source, fixed=like is not None)
+        found = _Pass(like or manifest.meaning, manifest.source, like is not None, encoding)
         with ExitStack() as stack:
             files = {name: stack.enter_context(open(out / f"{name}.bin", "wb")) for name in FILES}
             found.run(items, files)
             for file in files.values():
                 sync(file)
-        done = _finish(out, manifest, found) if like is None else _finish_like(out, manifest, found, like)
+        if like is None:
+            done = _finish(out, manifest, found, encoding)
+        else:
+            done = _finish_like(out, manifest, found, like, encoding)
         write_atomic(out / MANIFEST, json.dumps(to_dict(done), indent=1, ensure_ascii=True) + "\n")
     except BaseException:
         for path in made:
@@ -52,8 +65,8 @@ def write(out: Path, items: Iterable[Item], manifest: Manifest, like: Meaning | 
 class _Pass:
     """The pass over all items: values to disk as they come, labels to numbers in order of appearance."""
 
-    def __init__(self, meaning: Meaning, source: str, fixed: bool) -> None:
-        self.meaning, self.source, self.fixed = meaning, source, fixed
+    def __init__(self, meaning: Meaning, source: str, fixed: bool, encoding: Encoding | None) -> None:
+        self.meaning, self.source, self.fixed, self.encoding = meaning, source, fixed, encoding
         first = 1 if fixed and meaning.task == "transcribe" else 0
         self.labels = {label: number for number, label in enumerate(meaning.labels, first)}
         self.channels = meaning.channels if fixed else -1
@@ -87,6 +100,8 @@ class _Pass:
         if not len(item.values):
             raise DataError(f"{item.where}: has no steps")
         channels = item.values.shape[1] if item.values.ndim == 2 else 0
+        if self.encoding:
+            self._check_text(item, self.encoding.name)
         if self.channels < 0:
             self.channels, self.rate, self.first = channels, item.rate, item.where
         elif channels != self.channels:
@@ -95,6 +110,13 @@ class _Pass:
         if item.rate != self.rate:
             here, there = (f"{rate} samples a second" for rate in (item.rate, self.rate))
             raise DataError(f"{item.where}: has {here}, {self.first} has {there}: must be one rate")
+
+    def _check_text(self, item: Item, tokenizer: str) -> None:
+        """Where a tokenizer was asked for, that there is text in UTF-8 with one label for all of it."""
+        text = item.values.ndim == 1 and self.meaning.task == "classify"
+        check(text or not tokenizer, "data.tokenizer", tokenizer, "is for texts, each with one label")
+        if text:
+            text_of(item.values.tobytes(), item.where)
 
     def _numbers(self, item: Item, length: int) -> list[int]:
         task, target = self.meaning.task, item.target
@@ -125,7 +147,7 @@ class _Pass:
         return self.labels.setdefault(label, len(self.labels))
 
 
-def _finish(out: Path, manifest: Manifest, found: _Pass) -> Manifest:
+def _finish(out: Path, manifest: Manifest, found: _Pass, encoding: Encoding | None) -> Manifest:
     meaning = replace(manifest.meaning, channels=found.channels, rate=found.rate)
     parts = np.memmap(out / "parts.bin", dtype="u1", mode="r+")
     targets: NDArray[np.int32] = (
@@ -145,6 +167,8 @@ def _finish(out: Path, manifest: Manifest, found: _Pass) -> Manifest:
         _assign(parts, classes, len(labels), manifest, found)
         counts = tuple(int((parts == at).sum()) for at in range(3))
         _check_labels(out, parts, targets, meaning, found)
+        if encoding and meaning.task == "classify" and not meaning.channels:
+            meaning = _encoded(out, parts, found, meaning, encoding)
     for at, name in enumerate(PARTS):
         if not counts[at]:
             few = f"{found.sequences} sequences are too few: the {name} part is empty"
@@ -161,10 +185,21 @@ def _finish(out: Path, manifest: Manifest, found: _Pass) -> Manifest:
     return _completed(out, manifest, found, meaning, counts)
 
 
-def _finish_like(out: Path, manifest: Manifest, found: _Pass, like: Meaning) -> Manifest:
+def _encoded(
+    out: Path, parts: NDArray[np.uint8], found: _Pass, meaning: Meaning, encoding: Encoding
+) -> Meaning:
+    tokenizer, found.steps, found.longest = encode(out, parts, encoding)
+    return replace(meaning, tokenizer=tokenizer.name, vocab=tokenizer.vocab)
+
+
+def _finish_like(
+    out: Path, manifest: Manifest, found: _Pass, like: Meaning, encoding: Encoding | None
+) -> Manifest:
     parts = np.memmap(out / "parts.bin", dtype="u1", mode="r+")
     parts[:] = 2
     parts.flush()
+    if encoding:
+        _encoded(out, parts, found, like, encoding)
     whole = found.steps if like.task == "forecast" else found.sequences
     return _completed(out, replace(manifest, fractions=(0.0, 0.0, 1.0)), found, like, (0, 0, whole))
 

@@ -20,7 +20,9 @@ class DataConfig:
     ] = "auto"
     target: Annotated[tuple[str, ...], "columns to forecast (all), or the one with the label (label)"] = ()
     tokenizer: Annotated[
-        str, "of a text: auto (dna for FASTA, else bytes), bytes, dna, bpe, or a tokenizer.json"
+        str,
+        "of a text: auto (dna for FASTA, else bytes), bytes, dna, bpe (learnt from the training part), "
+        "or a tokenizer.json",
     ] = "auto"
     bpe_vocab: Annotated[int, "tokens of a byte-pair encoding that is learnt from the text"] = 4096
     inputs: Annotated[

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from quatrain._files import chunks_of
+from quatrain.config.check import check
 from quatrain.config.schema import to_dict
 from quatrain.data import tokens
+from quatrain.data._encode import Encoding
 from quatrain.data._write import write
 from quatrain.data.config import DataConfig
 from quatrain.data.corpus import Corpus, is_fasta, open_file, reading
@@ -27,8 +29,8 @@ Data = TokenFile | SequenceFile
 def prepare(config: DataConfig, out: str | Path, tokenizer: Tokenizer | None = None) -> Data:
     """Make the file of ``config.source`` in ``out``, or take the one there if it is of the same data.
 
-    ``tokenizer`` goes before the one that ``config`` names. Values are written as they are read, so memory
-    does not grow with the data.
+    ``tokenizer`` goes before the one that ``config`` names, where there are texts. Values are written as they
+    are read, so memory does not grow with the data.
 
     Raises DataError where the source is missing, cannot be read or trained on, or is not what ``out`` was
     made of; OSError where ``out`` cannot be written. A failure leaves nothing behind.
@@ -47,7 +49,7 @@ def prepare(config: DataConfig, out: str | Path, tokenizer: Tokenizer | None = N
     out.mkdir(parents=True, exist_ok=True)
     manifest = _manifest(found, config, settings)
     try:
-        return write(out, found.read(), manifest)
+        return write(out, found.read(), manifest, encoding=_encoding(config, tokenizer))
     except BaseException:
         with suppress(OSError):
             for folder in made:
@@ -55,8 +57,26 @@ def prepare(config: DataConfig, out: str | Path, tokenizer: Tokenizer | None = N
         raise
 
 
-def prepare_like(config: DataConfig, out: str | Path, meaning: Meaning) -> SequenceFile:
+def _encoding(config: DataConfig, tokenizer: Tokenizer | None) -> Encoding | None:
+    """How labelled texts are to be read; None: as bytes."""
+    if tokenizer:
+        return Encoding(lambda texts: tokenizer)
+    name = config.tokenizer
+    if name in ("auto", "bytes"):
+        return None
+    check(name != "dna", "data.tokenizer", name, "is for FASTA files; labelled texts take bytes or bpe")
+    if name == "bpe":
+        return Encoding(lambda texts: learn(texts, config.bpe_vocab), name)
+    read = read_json(Path(name).expanduser())
+    return Encoding(lambda texts: read, name)
+
+
+def prepare_like(
+    config: DataConfig, out: str | Path, meaning: Meaning, tokenizer: Tokenizer | None = None
+) -> SequenceFile:
     """Data to judge a trained model by, in an empty directory: labels and normalisation are the model's.
+
+    ``tokenizer`` is the model's, where it reads texts in another than bytes.
 
     Raises DataError where the data is for another task, has other columns, or a label the model doesn't know.
     """
@@ -77,7 +97,8 @@ def prepare_like(config: DataConfig, out: str | Path, meaning: Meaning) -> Seque
     if found.meaning.columns and found.meaning.columns != meaning.columns:
         here, there = ", ".join(found.meaning.columns), ", ".join(meaning.columns)
         raise DataError(f"data source {config.source!r}: has the columns {here}; the model reads {there}")
-    return write(Path(out), found.read(), _manifest(found, wanted, ""), meaning)
+    encoding = _encoding(wanted, tokenizer if meaning.tokenizer != "bytes" else None)
+    return write(Path(out), found.read(), _manifest(found, wanted, ""), meaning, encoding)
 
 
 def _named(meaning: Meaning) -> bool:

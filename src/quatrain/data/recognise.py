@@ -81,6 +81,14 @@ def _tokens(config: DataConfig, corpus: Corpus) -> str:
     return {"bytes": "bytes", "bpe": f"{config.bpe_vocab:,} byte pairs"}.get(name, f"tokens of {name}")
 
 
+def _read_as(config: DataConfig, texts: bool = True) -> str:
+    """What a step of a labelled text is, in words."""
+    name = {"auto": "bytes", "bpe": f"{config.bpe_vocab:,} byte pairs"}.get(
+        config.tokenizer, config.tokenizer
+    )
+    return f" read as {name}" if texts else ""
+
+
 def _directory(config: DataConfig, path: Path) -> Found:
     name = find_name(path)
     series_files = sorted(path.glob("*.ts"))
@@ -105,7 +113,8 @@ def _directory(config: DataConfig, path: Path) -> Found:
     return Found(
         "classify",
         name,
-        f"{len(files):,} {kind} in {len(classes)} folders: classes by folder",
+        f"{len(files):,} {kind} in {len(classes)} folders{_read_as(config, kind == 'texts')}: "
+        "classes by folder",
         tuple(files),
         Meaning(task="classify", features=features),
         lambda: folder.read(classes, features),
@@ -131,7 +140,8 @@ def _jsonl(config: DataConfig, path: Path) -> Found:
         task, says = "transcribe", "labels as texts to be heard"
     meaning = replace(meaning, task=task)
 
-    says = f"JSON Lines with {what}: {says}"
+    read_as = _read_as(config, task == "classify" and "text" in keys and not keys & {"audio", "values"})
+    says = f"JSON Lines with {what}{read_as}: {says}"
     return Found(task, find_name(path), says, (path,), meaning, lambda: jsonl.read(path, meaning.features))
 
 
@@ -146,7 +156,11 @@ def _table(config: DataConfig, path: Path) -> Found:
             known = ", ".join(opened.columns)
             raise DataError(f"{path}: data.target: name the column with the label; found {known}")
         text = series.text_column(opened, label)
-        what = f"texts in {text!r}" if text else f"rows of {len(series.row_numbers(opened, label))} numbers"
+        what = (
+            f"texts in {text!r}{_read_as(config)}"
+            if text
+            else f"rows of {len(series.row_numbers(opened, label))} numbers"
+        )
         return Found(
             "classify",
             find_name(path),

@@ -1,6 +1,6 @@
 """Sequence files: labelled sequences, or series, as memory-mapped arrays with a manifest that says all.
 
-``values.bin`` holds the steps of all sequences one after the other (float32, or a byte a token),
+``values.bin`` holds the steps of all sequences one after the other (float32, or tokens),
 ``offsets.bin`` where each ends (int64), ``targets.bin`` and ``target_offsets.bin`` their targets (int32),
 ``parts.bin`` the part of each. The manifest is written last: where there is none, there is no such file.
 """
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from quatrain.config.check import check
 from quatrain.config.schema import from_dict, to_dict
+from quatrain.data.tokenizer import JSON, Bytes, Tokenizer, dtype_of, read_json
 from quatrain.errors import ConfigError, DataError
 
 MANIFEST, VERSION, FORMAT = "manifest.json", 1, "quatrain sequences"
@@ -37,7 +38,9 @@ class Meaning:
 
     Attributes:
         task: as in `quatrain.data.task.TASKS`.
-        channels: numbers of a step; 0 where a step is a byte of text.
+        channels: numbers of a step; 0 where a step is a token of text.
+        tokenizer: of a text: "bytes", or "bpe", an encoding that lies beside the file and in checkpoints.
+        vocab: different tokens.
         columns: names of the channels, targets first (series only).
         targets: how many of them are forecast.
         labels: classes or tags in order of their number; of a transcription, symbols from number 1 on.
@@ -54,6 +57,8 @@ class Meaning:
 
     task: str
     channels: int = 0
+    tokenizer: str = "bytes"
+    vocab: int = 256
     columns: tuple[str, ...] = ()
     targets: int = 0
     labels: tuple[str, ...] = ()
@@ -76,11 +81,11 @@ class Meaning:
 
     @property
     def width(self) -> int:
-        """Numbers of a step as a model gets it; 0 where a step is a byte of text."""
+        """Numbers of a step as a model gets it; 0 where a step is a token of text."""
         return self.channels + self.anchors
 
     def normalised(self, values: NDArray[Any], before: NDArray[Any] | None = None) -> NDArray[Any]:
-        """``(T, C)`` as a model gets it, ``(T, width)`` float32; bytes stay as they are.
+        """``(T, C)`` as a model gets it, ``(T, width)`` float32; tokens stay as they are.
 
         Level: (x - mean) / std. Difference: the targets' levels, then (x_t - x_(t-1)) / (std change) of every
         channel, the calendar's as levels. The difference of the first step is to ``before (C,)``, the
@@ -132,9 +137,9 @@ class SequenceFile:
         self.path, self.manifest, self.meaning = path, manifest, manifest.meaning
         self.name, self.description, self.digest = manifest.name, manifest.description, manifest.digest
         self.task = self.meaning.task
-        self.vocab = 0 if self.meaning.channels else 256
+        self.vocab = 0 if self.meaning.channels else self.meaning.vocab
         channels = self.meaning.channels
-        values = _mapped(path / "values.bin", np.dtype("<f4") if channels else np.dtype("u1"))
+        values = _mapped(path / "values.bin", np.dtype("<f4") if channels else dtype_of(self.meaning.vocab))
         self._values = values.reshape(-1, channels) if channels else values
         self._offsets = _mapped(path / "offsets.bin", np.dtype("<i8"))
         self._targets = _mapped(path / "targets.bin", np.dtype("<i4"))
@@ -166,6 +171,11 @@ class SequenceFile:
     def __len__(self) -> int:
         return self.manifest.sequences
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What made the tokens of texts. Raises DataError where its file is missing or altered."""
+        return read_json(self.path / JSON) if self.meaning.tokenizer == "bpe" else Bytes()
+
     def indices(self, part: Part) -> NDArray[np.int64]:
         """Numbers of the sequences of a part, in order."""
         check(part in PARTS, "part", part, f"must be one of {', '.join(PARTS)}")
@@ -177,7 +187,7 @@ class SequenceFile:
         return ends - np.where(indices > 0, self._offsets[indices - 1], 0)
 
     def sequence(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Steps ``start .. stop`` of a sequence, normalised: ``(T, C)`` float32 or ``(T,)`` uint8."""
+        """Steps ``start .. stop`` of a sequence, normalised: ``(T, C)`` float32 or ``(T,)`` tokens."""
         first, last = self._range(self._offsets, index)
         end = last if stop is None else first + stop
         return self.meaning.normalised(np.asarray(self._values[first + start : end]))

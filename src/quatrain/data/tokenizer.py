@@ -49,6 +49,11 @@ def measures(spelled: list[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return np.asarray(sizes, dtype=np.int64), np.asarray(starts, dtype=np.int64)
 
 
+def dtype_of(vocab: int) -> np.dtype[Any]:
+    """The smallest numbers that hold all tokens."""
+    return np.dtype("u1" if vocab <= 2**8 else "<u2" if vocab <= 2**16 else "<u4")
+
+
 class Bytes:
     """A token is a byte."""
 

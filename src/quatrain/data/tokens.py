@@ -22,7 +22,7 @@ from quatrain._files import replacing, sha256_of, write_atomic
 from quatrain.config.check import check
 from quatrain.config.schema import from_dict, to_dict
 from quatrain.data.corpus import STDIN, Corpus, find
-from quatrain.data.tokenizer import JSON, Bytes, Tokenizer, read_json, rebuild
+from quatrain.data.tokenizer import JSON, Bytes, Tokenizer, dtype_of, read_json, rebuild
 from quatrain.errors import ConfigError, DataError
 
 TOKENS, MANIFEST, VERSION = "tokens.bin", "manifest.json", 1
@@ -157,11 +157,6 @@ def prepare(
             for folder in made:
                 folder.rmdir()
         raise
-
-
-def dtype_of(vocab: int) -> "np.dtype[Any]":
-    """The smallest numbers that hold all tokens."""
-    return np.dtype("u1" if vocab <= 2**8 else "<u2" if vocab <= 2**16 else "<u4")
 
 
 def _write(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quatrain import checkpoint
+from quatrain.data._encode import spell
 from quatrain.data.batches import padded
 from quatrain.data.readers._item import Item
 from quatrain.data.sequences import Meaning, meaning_from_dict
@@ -23,6 +24,7 @@ from quatrain.model.config import QUANTILES
 from quatrain.model.memory import in_parts
 from quatrain.model.sequence import SequenceModel
 from quatrain.tasks.score import greedy
+from quatrain.tasks.spelling import tokenizer_of
 
 _BATCH = 32  # sequences answered at a time
 
@@ -56,6 +58,7 @@ class Predictor:
             )
         self.meaning: Meaning = meaning_from_dict(meta.get("meaning"))
         self.context = int(meta["config"]["train"]["sequence"])
+        self.tokenizer = tokenizer_of(path)
 
     def answers(self, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
         """A row for each item, in order: ``source``, and by task
@@ -70,7 +73,7 @@ class Predictor:
         queue = iter(items)
         while block := list(islice(queue, _BATCH)):
             for item in block:
-                self._check(item)
+                self.check(item)
             rows = in_parts(len(block), partial(self._rows, block), "sequence")
             for item, answer in zip(block, rows, strict=True):
                 yield {"source": item.where, **answer}
@@ -94,11 +97,17 @@ class Predictor:
                 output, state = self.model.step(inputs, state)
                 yield self._unscaled(output[0])
 
+    def tokens(self, item: Item) -> NDArray[Any]:
+        """What the model reads of an item: numbers as it was trained on, or tokens."""
+        if self.meaning.tokenizer != "bytes":
+            return spell(self.tokenizer, item.values.tobytes(), item.where)
+        return self.meaning.normalised(item.values)
+
     def _rows(self, items: Sequence[Item], at_once: int) -> list[dict[str, Any]]:
         """The answers to some items, so many of them in one pass."""
         found = []
         for first in range(0, len(items), at_once):
-            sequences = [self.meaning.normalised(item.values) for item in items[first : first + at_once]]
+            sequences = [self.tokens(item) for item in items[first : first + at_once]]
             lengths = torch.tensor([len(sequence) for sequence in sequences])
             inputs = padded(sequences, self.meaning.channels).to(self.model.device)
             with torch.no_grad(), evaluating(self.model):
@@ -125,7 +134,8 @@ class Predictor:
         ordered = np.sort(values[..., 1:], -1)  # quantiles are learnt one by one and may cross
         return Forecast(meaning.columns[: meaning.targets], values[..., 0], ordered)
 
-    def _check(self, item: Item) -> None:
+    def check(self, item: Item) -> None:
+        """Raise DataError for an item of another shape, or rate, than the model reads."""
         channels = item.values.shape[1] if item.values.ndim == 2 else 0
         if channels != self.meaning.channels:
             here, there = (f"{n} numbers a step" if n else "text" for n in (channels, self.meaning.channels))

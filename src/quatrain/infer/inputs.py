@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfileobj
@@ -101,37 +101,6 @@ def _one_series(path: Path, meaning: Meaning) -> NDArray[np.float64]:
     return item.values.astype(np.float64)
 
 
-def parse_row(line: str, meaning: Meaning, where: str) -> NDArray[np.float64]:
-    """A line of numbers with commas between them as a step ``(C,)``. Raises DataError naming the cell."""
-    cells = line.strip().split(",")
-    if len(cells) != len(meaning.columns):
-        names = ", ".join(meaning.columns)
-        raise DataError(f"{where}: has {len(cells)} numbers, must have {len(meaning.columns)}: {names}")
-    row = np.empty(len(cells))
-    for index, (cell, name) in enumerate(zip(cells, meaning.columns, strict=True)):
-        try:
-            row[index] = float(cell)
-        except ValueError:
-            row[index] = np.nan
-        if not np.isfinite(row[index]):
-            raise DataError(f"{where}, column {name!r} = {cell.strip()!r}: must be a finite number")
-    return row
-
-
-def columns_in(line: str, meaning: Meaning) -> Sequence[int] | None:
-    """Where the model's columns stand in a header line; None where the line is no header of them.
-
-    Raises DataError for a header that lacks one.
-    """
-    cells = [cell.strip() for cell in line.strip().split(",")]
-    if not set(cells) & set(meaning.columns) and any(map(_is_number, cells)):
-        return None
-    missing = [name for name in meaning.columns if name not in cells]
-    if missing:
-        raise DataError(f"stdin, line 1: has no column {missing[0]!r}, which the model reads")
-    return [cells.index(name) for name in meaning.columns]
-
-
 @contextmanager
 def spooled(source: str) -> Iterator[str]:
     """A file with what stdin brings, where ``source`` is ``-``: data with labels is read more than once.
@@ -160,14 +129,6 @@ def _object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where}: is a {type(row).__name__}: must be an object")
     return row
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _require_file(path: Path) -> None:

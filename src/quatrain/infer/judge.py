@@ -191,7 +191,7 @@ def _sequences(checkpoint: str | Path, source: str, meaning: Meaning) -> Iterato
         yield SequenceFile.open(_own(checkpoint))
         return
     with spooled(source) as kept, tempfile.TemporaryDirectory(prefix="quatrain-") as folder:
-        yield prepare_like(DataConfig(source=kept), folder, meaning)
+        yield prepare_like(DataConfig(source=kept), folder, meaning, tokenizer_of(checkpoint))
 
 
 @contextmanager

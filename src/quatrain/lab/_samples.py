@@ -74,7 +74,8 @@ def _shown(file: SequenceFile, index: int) -> Row:
     """What the sequence is: its text, or its course, channels averaged and thinned."""
     values = file.sequence(index)
     if not file.meaning.channels:
-        return {"text": values.tobytes().decode("utf-8", "replace")[:_TEXT]}
+        spelled = file.tokenizer.spelled
+        return {"text": b"".join(spelled[token] for token in values).decode("utf-8", "replace")[:_TEXT]}
     course = values.mean(1)
     ends = np.linspace(0, len(course), min(_POINTS, len(course)) + 1).astype(int)[:-1]
     means = np.add.reduceat(course, ends) / np.diff([*ends, len(course)])

@@ -128,6 +128,7 @@ def summary(model: SequenceModel, context: int) -> Row:
     if config.task == "classify":
         head += f" on the {config.pool} over time"
     shape = f"{config.layers} layers of width {config.width}"
+    dropout = f", dropout {config.dropout:g}" if config.dropout else ""
     return {
         "params": counts.rest,
         "params_embedding": counts.embedding,
@@ -136,6 +137,6 @@ def summary(model: SequenceModel, context: int) -> Row:
         "mlp": mlp,
         "flops_per_token": model.flops_per_token(context),
         "state_bytes": model.state_bytes(1, context),
-        "summary": f"{shape}, MLP {mlp}, pre-norm residual, {head}",
+        "summary": f"{shape}, MLP {mlp}, pre-norm residual{dropout}, {head}",
         "config": to_dict(config),
     }

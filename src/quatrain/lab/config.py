@@ -44,6 +44,7 @@ class CompareConfig:
     rung: Annotated[float, "fraction of the run after which the learning rate is chosen"] = 0.25
     sequence: Annotated[int, "tokens of one training sequence and one test window; 0: as the data asks"] = 0
     batch: Annotated[int, "sequences of one optimiser step; 0: as the data asks"] = 0
+    dropout: Annotated[float, "of every model; helps where little data is read many times"] = 0.0
     contexts: Annotated[tuple[int, ...], "contexts at which one more step is timed"] = CONTEXTS
     context: Annotated[int, "longest window of the loss by position; 0: four times the sequence"] = 0
     evaluation_seconds: Annotated[float, "most time for everything but training, roughly"] = 200.0
@@ -90,6 +91,7 @@ class CompareConfig:
         yield tokens >= least, "budget_tokens", shown, rule
         one = isfinite(seconds) != isfinite(tokens)
         yield one, "budget_tokens", shown, f"contradicts budget_seconds = {seconds}: one must be finite"
+        yield 0 <= self.dropout < 1, "dropout", self.dropout, "is a probability in [0, 1)"
         rates = self.learning_rates
         fine = len(rates) > 0 and all(rate > 0 and isfinite(rate) for rate in rates)
         yield fine, "learning_rates", rates, "must be positive and finite, at least one"

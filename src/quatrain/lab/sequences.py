@@ -123,6 +123,7 @@ class SequenceTask:
             "steps": manifest.steps,
             "longest": manifest.longest,
             "channels": meaning.channels,
+            "vocab": self.data.vocab,
             "splits": self.data.splits,
             "part_steps": {"train": self._steps("train"), "test": self._steps("test")},
         }
@@ -135,7 +136,11 @@ class SequenceTask:
 
     def model(self, mixer: str) -> ModelConfig:
         """A model of the size asked for. Raises ConfigError where there is none."""
-        return fit_size(mixer, self.config.params, base=shaped(ModelConfig(), self.data.meaning))
+        return fit_size(
+            mixer,
+            self.config.params,
+            base=shaped(ModelConfig(dropout=self.config.dropout), self.data.meaning),
+        )
 
     def run(self, model: ModelConfig, lr: float, seed: int, plan: Plan) -> RunConfig:
         """The training run of one model, learning rate and seed."""

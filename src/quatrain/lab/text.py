@@ -87,7 +87,9 @@ class TextTask:
 
     def model(self, mixer: str) -> ModelConfig:
         """A model of the size asked for. Raises ConfigError where there is none."""
-        return fit_size(mixer, self.config.params, base=ModelConfig(vocab=self.tokens.vocab))
+        return fit_size(
+            mixer, self.config.params, base=ModelConfig(vocab=self.tokens.vocab, dropout=self.config.dropout)
+        )
 
     def run(self, model: ModelConfig, lr: float, seed: int, plan: Plan) -> RunConfig:
         """The training run of one model, learning rate and seed."""

@@ -133,7 +133,10 @@ def differences(comparison: Comparison, entries: tuple[Entry, ...]) -> Table:
     for entry in order[1:]:
         seeds, text = over_seeds(order[0], entry), over_text(order[0], entry)
         behind = apart(order[0], entry).replace(NBSP, " ")
+        noise = over_items(order[0], entry)
+        drawn = _interval(text) if noise is None else f"{numbers.PLUS_MINUS} {100 * noise:.1f} points"
         verdict = "level" if level(order[0], entry) else "behind"
-        rows.append((entry.style.name, behind, _interval(text), _interval(seeds), verdict))
+        rows.append((entry.style.name, behind, drawn, _interval(seeds), verdict))
     best = order[0].style.name if order else ""
-    return Table((f"Behind {best}", "by", "over the test text", "over seeds", "verdict"), tuple(rows))
+    part = "over the test text" if comparison.task == "lm" else "over the test part"
+    return Table((f"Behind {best}", "by", part, "over seeds", "verdict"), tuple(rows))

@@ -31,7 +31,9 @@ def _data(data: Row) -> str:
 def _sequences(data: Row, splits: Row) -> list[str]:
     """What a sequence file holds."""
     count, steps, channels = (number(data, key) or 0.0 for key in ("sequences", "steps", "channels"))
-    each = f"{channels:.0f} number{'' if channels == 1 else 's'} a step" if channels else "a byte a step"
+    vocab = number(data, "vocab") or 256  # rows from before byte pairs do not say
+    token = "a byte a step" if vocab == 256 else f"one of {numbers.count(vocab)} byte pairs a step"
+    each = f"{channels:.0f} number{'' if channels == 1 else 's'} a step" if channels else token
     held = f"{numbers.count(count)} sequences" if count > 1 else "One series"
     parts = [f"{held}, {numbers.count(steps)} steps in all, {each}."]
     named = (("train", "training"), ("valid", "validation"), ("test", "test"))
@@ -240,7 +242,11 @@ def method(comparison: Comparison) -> Pairs:
 
 def footer(comparison: Comparison) -> Pairs:
     """Machine, versions, commit, config, date: what it takes to repeat the numbers; unknown ones left out."""
-    about = comparison.about
+    return origin(comparison.about)
+
+
+def origin(about: Row) -> Pairs:
+    """`footer` from the row that says where its numbers were made."""
     machine, versions = table_of(about, "machine"), table_of(about, "versions")
     memory, cores, threads = (number(machine, key) for key in ("memory_bytes", "cores", "threads"))
     parts = [

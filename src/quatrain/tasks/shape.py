@@ -24,6 +24,8 @@ def shaped(config: ModelConfig, meaning: Meaning) -> ModelConfig:
         "outputs": outputs,
         "horizon": meaning.horizon if task == "forecast" else 0,
     }
+    if not meaning.channels:
+        wanted["vocab"] = meaning.vocab
     for name, value in wanted.items():
         given, default = getattr(config, name), getattr(ModelConfig, name)
         check(given in (default, value), f"model.{name}", given, f"the data asks for {value!r}; leave it out")

@@ -61,9 +61,30 @@ class Feed(Protocol):
         """Groups of tensors that it has to hold."""
 
 
-def feed_of(config: RunConfig, data: Data) -> Feed:
-    """The feed for prepared data. Raises ConfigError or DataError where they do not go together."""
-    return TextFeed(config, data) if isinstance(data, TokenFile) else TaskFeed(config, data)
+class Source(Protocol):
+    """Data that is not a prepared file and brings its own feed, as a generator does."""
+
+    @property
+    def name(self) -> str:
+        """What the records call it."""
+
+    @property
+    def digest(self) -> str:
+        """Names the content: a run goes on only with the same."""
+
+    @property
+    def vocab(self) -> int:
+        """Number of different tokens."""
+
+    def feed(self, config: RunConfig) -> Feed:
+        """What is trained on and looked at. Raises ConfigError where it does not go with the config."""
+
+
+def feed_of(config: RunConfig, data: Data | Source) -> Feed:
+    """The feed for the data. Raises ConfigError or DataError where they do not go together."""
+    if isinstance(data, TokenFile):
+        return TextFeed(config, data)
+    return TaskFeed(config, data) if isinstance(data, SequenceFile) else data.feed(config)
 
 
 class TextFeed:
@@ -120,17 +141,11 @@ class TextFeed:
 
     def meta(self) -> dict[str, object]:
         """What the tokens are, where they are not bytes."""
-        return {} if self.tokenizer.name == "bytes" else {"tokenizer": self.tokenizer.name}
+        return _named(self.tokenizer)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """A byte-pair encoding, as the bytes of its JSON."""
-        if not self.tokenizer.json:
-            return {}
-        return {
-            "tokenizer": {
-                "json": torch.frombuffer(bytearray(self.tokenizer.json.encode()), dtype=torch.uint8)
-            }
-        }
+        """A byte-pair encoding."""
+        return _spelling(self.tokenizer)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         if isinstance(self.sampler, Streams):
@@ -204,8 +219,20 @@ class TaskFeed:
 
     def meta(self) -> dict[str, object]:
         """What the numbers mean, so that a model can read new inputs and name its answers."""
-        return {"meaning": meaning_to_dict(self.data.meaning)}
+        return {"meaning": meaning_to_dict(self.data.meaning), **_named(self.data.tokenizer)}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Nothing."""
+        """The byte-pair encoding of texts."""
+        return _spelling(self.data.tokenizer)
+
+
+def _named(tokenizer: Tokenizer) -> dict[str, object]:
+    """What the tokens are, where they are not bytes."""
+    return {} if tokenizer.name == "bytes" else {"tokenizer": tokenizer.name}
+
+
+def _spelling(tokenizer: Tokenizer) -> dict[str, dict[str, Tensor]]:
+    """A byte-pair encoding, as the bytes of its JSON."""
+    if not tokenizer.json:
         return {}
+    return {"tokenizer": {"json": torch.frombuffer(bytearray(tokenizer.json.encode()), dtype=torch.uint8)}}

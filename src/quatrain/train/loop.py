@@ -30,7 +30,7 @@ from quatrain.tasks.spelling import tokenizer_of
 from quatrain.train import _carry, _health, _machine, _memory, optim, run_dir
 from quatrain.train._signals import Interrupted, StopSignals
 from quatrain.train.config import RunConfig
-from quatrain.train.feed import Feed, feed_of
+from quatrain.train.feed import Feed, Source, feed_of
 from quatrain.train.warm_start import warm_start
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def train(
     events: Events | None = None,
     stop_at: int | None = None,
     *,
-    data: Data | None = None,
+    data: Data | Source | None = None,
     threads: int | None = None,
     device: str = "cpu",
 ) -> Result:
@@ -88,7 +88,7 @@ def train(
         events: called with every row of the records as it is written, and with display-only rows ("note",
         "resume").
         stop_at: a step to stop and save at, to go on later; the whole run by default.
-        data: prepared data in place of ``config.data``, shared between runs.
+        data: prepared data in place of ``config.data``, shared between runs, or what brings its own feed.
         threads: CPU threads; by default those of the run so far, else torch's own number.
         device: "cpu", "cuda", or "auto": that of the run so far where usable, else CUDA where usable.
 
@@ -133,7 +133,7 @@ class _Run:
         self,
         config: RunConfig,
         out: Path,
-        data: Data,
+        data: Data | Source,
         saved: "checkpoint.Checkpoint | None",
         device: torch.device,
         events: Events,

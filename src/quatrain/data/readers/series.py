@@ -75,7 +75,7 @@ def read_series(table: Table, columns: Columns) -> Iterator[Item]:
                 )
             before = when[-1]
             if columns.calendar:
-                values = np.concatenate((values, _calendar(when)), 1)
+                values = np.concatenate((values, calendar(when)), 1)
         if held is not None:
             yield held
         held = Item(values.astype(np.float32), None, f"{table.path}, row {block.first}", last=False)
@@ -84,7 +84,8 @@ def read_series(table: Table, columns: Columns) -> Iterator[Item]:
     yield held._replace(last=True)
 
 
-def _calendar(when: NDArray[np.float64]) -> NDArray[np.float64]:
+def calendar(when: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sine and cosine of the time of day, of the week and of the year: ``(T,)`` seconds to ``(T, 6)``."""
     turns = [tau * (when % period) / period for period in (_DAY, _WEEK, _YEAR)]
     return np.stack([wave(turn) for turn in turns for wave in (np.sin, np.cos)], 1)
 

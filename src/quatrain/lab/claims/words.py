@@ -1,0 +1,77 @@
+"""Numbers in the sentences of a verdict."""
+
+from quatrain.lab.claims.stats import Estimate
+
+NAMES = {
+    "rnn": "RNN",
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "attention": "Transformer",
+    "s6": "Mamba",
+    "s4d": "S4D",
+}
+
+
+_RAISED = str.maketrans(
+    "-0123456789",
+    "\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT ZERO}\N{SUPERSCRIPT ONE}"
+    "\N{SUPERSCRIPT TWO}\N{SUPERSCRIPT THREE}\N{SUPERSCRIPT FOUR}\N{SUPERSCRIPT FIVE}"
+    "\N{SUPERSCRIPT SIX}\N{SUPERSCRIPT SEVEN}\N{SUPERSCRIPT EIGHT}\N{SUPERSCRIPT NINE}",
+)
+
+
+def power(value: float) -> str:
+    """The nearest power of ten with one digit before it: 3.1e-12 -> 3 x 10^-12, 1e6 -> 10^6."""
+    digit, exponent = f"{value:.0e}".split("e")
+    raised = f"10{str(int(exponent)).translate(_RAISED)}"
+    return (
+        raised
+        if digit == "1"
+        else f"{digit}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{raised}"
+    )
+
+
+def digits(value: float, count: int = 2) -> str:
+    """``value`` to so many significant digits: 0.01234 -> 0.012, 4321 -> 4,300; far from 1 as `power`."""
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e9:
+        return power(value)
+    rounded = float(f"{value:.{count - 1}e}")
+    if abs(rounded) >= 10 ** (count - 1):
+        return f"{rounded:,.0f}"
+    return f"{rounded:.{count}g}"
+
+
+def interval(one: Estimate, places: int = 2) -> str:
+    """``1.02 (0.99 to 1.05)``."""
+    return f"{one.value:.{places}f} ({one.low:.{places}f} to {one.high:.{places}f})"
+
+
+def times(value: float) -> str:
+    """``3.4 times``."""
+    return f"{digits(value)} times"
+
+
+def share(value: float) -> str:
+    """``99.8 %``."""
+    return f"{100 * value:.1f} %"
+
+
+def size(value: float) -> str:
+    """Bytes in powers of 1024."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{digits(value, 3)} {unit}"
+        value /= 1024
+    return f"{digits(value, 3)} GiB"
+
+
+def length(value: float) -> str:
+    """A length: 16384 -> 16,384."""
+    return f"{round(value):,}"
+
+
+def spans(lengths: "list[int]") -> str:
+    """``from 512 to 16,384``."""
+    return f"from {length(min(lengths))} to {length(max(lengths))}"
