@@ -7,7 +7,7 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
-from quatrain.kernels.causal_conv import cpu, cuda
+from quatrain.kernels.causal_conv import cpu, cuda, triton
 from quatrain.kernels.causal_conv.reference import causal_conv_reference
 from quatrain.kernels.causal_conv.shifted import convolve
 
@@ -95,6 +95,7 @@ OP = Op(
     impls=(
         Impl("cpp", cpu.convolve, cpu.why_not),
         Impl("nvrtc", cuda.convolve, cuda.why_not),
+        Impl("triton", triton.convolve, triton.why_not),
         Impl("torch", convolve),
     ),
     example=_example,

@@ -8,7 +8,7 @@ from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
 from quatrain.kernels._s6 import check_s6
-from quatrain.kernels.s6_scan import cpu, cuda
+from quatrain.kernels.s6_scan import cpu, cuda, triton
 from quatrain.kernels.s6_scan.chunked import scan
 from quatrain.kernels.s6_scan.reference import s6_scan_reference
 
@@ -121,6 +121,7 @@ OP = Op(
     impls=(
         Impl("cpp", cpu.scan, cpu.why_not),
         Impl("nvrtc", cuda.scan, cuda.why_not),
+        Impl("triton", triton.scan, triton.why_not),
         Impl("torch", scan),
     ),
     example=_example,
