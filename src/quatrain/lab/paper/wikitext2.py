@@ -54,6 +54,7 @@ class WikiText2(Generator):
         return length >= 1
 
     def count(self, split: Split) -> int:
+        """Words of a part that can be asked: all but the first."""
         return len(self._part(split)) - 1
 
     def pieces(self, split: Split, length: int) -> int:
