@@ -105,7 +105,9 @@ def _log_scale(
         "domain": [rounded(low / room), rounded(high * room)],
     }
     if axis.kind == "contexts":
-        return scale, {"values": _powers(low, high, 1), "labelExpr": _CONTEXT_LABEL}
+        doublings = math.log2(high / low) if high > low else 0
+        step = 4 if doublings > 12 else 2 if doublings > 8 else 1
+        return scale, {"values": _powers(low, high, step), "labelExpr": _CONTEXT_LABEL}
     if axis.kind == "bytes":
         doublings = math.log2(high / low)
         step = 5 if doublings > 16 else 2 if doublings > 5 else 1
