@@ -108,10 +108,10 @@ static bool release(int first, int count, Wait wait) {
 
 struct Bar {  // in the 8 bytes of a barrier
     int bytes;
-    short arrivals, phase;
+    unsigned char arrivals, count, phase, unused;
 };
 static void settle(Bar* bar) {
-    if (bar->arrivals == 0 && bar->bytes == 0) bar->phase ^= 1, bar->arrivals = 1;
+    if (bar->arrivals == 0 && bar->bytes == 0) bar->phase ^= 1, bar->arrivals = bar->count;
 }
 
 static void run_copy(size_t i) {
@@ -185,19 +185,23 @@ static inline int atomicExch(int* p, int v) {
 // -- cluster.cuh
 
 struct Four;
-static inline void bar_init(long long* bar) {
-    fibers::Bar fresh = {0, 1, 0};
+static inline void bar_init(long long* bar, int arrivals) {
+    fibers::Bar fresh = {0, (unsigned char)arrivals, (unsigned char)arrivals, 0, 0};
     memcpy(bar, &fresh, 8);
 }
 static inline void bar_publish() {}
-static inline void bar_expect(long long* bar, unsigned bytes) {
-    auto* b = (fibers::Bar*)bar;
-    if (b->arrivals != 1) {
-        fprintf(stderr, "a barrier was armed twice in a phase\n");
+static inline void arrive(fibers::Bar* b) {
+    if (b->arrivals == 0) {
+        fprintf(stderr, "more arrivals at a barrier than it expects\n");
         abort();
     }
-    b->bytes += bytes, b->arrivals = 0;
+    --b->arrivals;
     fibers::settle(b);
+}
+static inline void bar_expect(long long* bar, unsigned bytes) {
+    auto* b = (fibers::Bar*)bar;
+    b->bytes += bytes;
+    arrive(b);
 }
 static inline bool bar_try(long long* bar, int parity) {
     auto* b = (fibers::Bar*)bar;
@@ -205,6 +209,9 @@ static inline bool bar_try(long long* bar, int parity) {
     fibers::pause(fibers::SPINS);
     return b->phase != parity;
 }
+
+static inline char* place_in(const void* p, int rank);
+static inline void bar_arrive(long long* bar, int block) { arrive((fibers::Bar*)place_in(bar, block)); }
 
 // The same place in the shared memory of another block of the cluster.
 static inline char* place_in(const void* p, int rank) {

@@ -1,7 +1,7 @@
 """RNN, LSTM and GRU scans in CUDA C++ for Hopper, compiled at run time: one kernel runs all steps.
 
-README.md beside this file says how; forward.cu, backward.cu and scan.cuh hold the kernel. Both passes are ops of
-torch.library, so that torch.compile takes them whole. No index tensor is read on the host.
+README.md beside this file says how; forward.cu, backward.cu and scan.cuh hold the kernel. Both passes are ops
+of torch.library, so that torch.compile takes them whole. No index tensor is read on the host.
 """
 
 from typing import Any
@@ -83,7 +83,10 @@ def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check(inputs.x.device)
     found = results(inputs, keep)
     if inputs.lengths is not None or inputs.cu_seqlens is not None:
-        for last, start in ((found.h, inputs.h0), (found.c, inputs.c0)):  # an empty sequence ends where it began
+        for last, start in (
+            (found.h, inputs.h0),
+            (found.c, inputs.c0),
+        ):  # an empty sequence ends where it began
             if last.numel():
                 last.zero_() if start is None else last.copy_(start)
     launch = Launch(inputs, back=False)
@@ -146,7 +149,7 @@ def backward(
 
 
 def _before(y: Tensor, inputs: Inputs) -> Tensor:
-    """(B T, D): for every position the state before it, as operand of the product. Reads no index on the host."""
+    """(B T, D): for every position the state before it, as operand of the product; nothing is read back."""
     (batch, time, width), h0, bounds = y.shape, inputs.h0, inputs.cu_seqlens
     total = batch * time
     before = y.new_empty(total + 1, width)
@@ -173,7 +176,9 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         return _backward(ctx, dy, dh, dc, run=backward)[:-1]
 
 
@@ -215,7 +220,8 @@ def _fake_backward(*args: Any) -> list[Tensor]:
 
 
 _ARGUMENTS = (
-    "str kind, Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor? cu_seqlens"
+    "str kind, Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? c0, "
+    "Tensor? lengths, Tensor? cu_seqlens"
 )
 register(
     f"recurrent_cuda({_ARGUMENTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",

@@ -167,8 +167,8 @@ class Launch:
 def arrange(weight: Tensor, gates: int, made: Plan, back: bool) -> Tensor:
     """The recurrent matrix (G D, D), or its transpose, in the order in which lanes read tiles.
 
-    Blocks, tiles of rows, tiles of columns, lanes, then a lane's numbers as `multiply` of cluster.cuh wants them;
-    units that pad are zero.
+    Blocks, tiles of rows, tiles of columns, lanes, then a lane's numbers as `multiply` of cluster.cuh wants
+    them; units that pad are zero.
     """
     width, padded = weight.shape[1], made.blocks * made.units
     square = weight.detach().view(gates, width, width)
@@ -192,5 +192,5 @@ def status(device: torch.device) -> Tensor:
 def _source(back: bool) -> str:
     here = "quatrain.kernels._recurrent_cuda"
     own = "backward.cu" if back else "forward.cu"
-    names = ("cluster.cuh", "cells.cuh", "layout.cuh", "product.cuh", own, "scan.cuh")
+    names = ("cluster.cuh", "cells.cuh", "layout.cuh", "exchange.cuh", "product.cuh", own, "scan.cuh")
     return _nvrtc.source("quatrain.kernels:_device.cuh", *(f"{here}:{name}" for name in names))

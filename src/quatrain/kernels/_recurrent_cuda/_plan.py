@@ -1,9 +1,9 @@
 """How a recurrent scan is spread over a GPU: pure arithmetic, no device is asked.
 
-A group of blocks runs some rows of the batch. Its blocks own units of the layer and keep the units' weights, in
-registers as far as they go, then in shared memory, then nowhere: what is left is read from L2 at every step. Up to
-16 blocks are one cluster and exchange through its shared memory; more are a part of the grid and exchange through
-global memory.
+A group of blocks runs some rows of the batch. Its blocks own units of the layer and keep the units' weights
+in registers as far as they go, then in shared memory; what is left is read from L2 at every step. Up to 16
+blocks are one cluster and exchange through its shared memory; more are a part of the grid and exchange
+through global memory.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,15 @@ SHARED_BYTES = 227 << 10  # of a block on Hopper
 _UNITS = (16, 32, 64, 128)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _WARPS = 8
+_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
-_HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
+_HELD = 156  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
-# Costs in us. `_EMPTY`: a step without product by blocks of a cluster, and what a KB received adds; measured with
-# element-wise stores on one H200 (README.md). The rest is arithmetic of the chip.
+# Costs in us. `_EMPTY`: a step without product by blocks of a cluster, and what a KB received adds; measured
+# with element-wise stores on one H200 (README.md). The rest is arithmetic of the chip.
 _EMPTY = ((1, 0.15), (2, 0.40), (4, 0.45), (8, 0.60), (16, 0.80))
-_CLUSTER_KB, _GRID, _GRID_KB = 0.04, 1.05, 0.047
+_CLUSTER_KB, _GRID, _GRID_KB, _CHUNK = 0.04, 1.05, 0.047, 0.05
 _TILE_PRODUCT = 1.6 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
 _FMA_PRODUCT = 16.0 / 1755
 _SHARED_KB, _L2_KB = 8.0 / 1755, 1 / 4000  # the latter by all blocks together
@@ -46,7 +47,8 @@ class Plan:
         shared: columns of tiles in shared memory.
         cluster: blocks of a cluster.
         grid: the group is more than a cluster.
-        move: how operands are exchanged: 0 in bulk, 1 by threads.
+        chunks: of an operand that comes from global memory; how many are in shared memory at a time.
+        move: how operands are exchanged: 0 in bulk, 1 by threads (all of an operand at once).
     """
 
     units: int
@@ -61,6 +63,7 @@ class Plan:
     grid: bool
     shared_bytes: int
     cost: float
+    chunks: tuple[int, int] = (1, 1)
     move: int = 0
 
     @property
@@ -85,6 +88,8 @@ class Plan:
             ("CLUSTER", self.cluster),
             ("GRID", int(self.grid)),
             ("MOVE", self.move),
+            ("CHUNKS", self.chunks[0]),
+            ("RING", self.chunks[1]),
         )
 
 
@@ -122,7 +127,7 @@ class Problem:
 
 
 def resident(cluster: int, processors: int) -> int:
-    """Clusters that run at once, one block a multiprocessor; those of a Hopper lie in parts of 16 and more."""
+    """Clusters that run at once, a block a multiprocessor; those of a Hopper lie in parts of 16 and more."""
     if cluster <= 4:
         return processors // cluster
     return max(processors // 16, 1) * (16 // cluster) if processors >= cluster else 0
@@ -159,12 +164,21 @@ def candidates(problem: Problem) -> Iterator[Plan]:
                 groups = min(room, -(-problem.sequences // rows))
                 if groups * rows >= problem.sequences + groups + rows and rows > 1:
                     continue  # rows without work
-                made = fit(problem, units, cluster, grid, rows, groups)
-                if made is not None:
-                    yield made
+                for chunks in _CHUNKS if grid else _CHUNKS[:1]:
+                    made = fit(problem, units, cluster, grid, rows, groups, chunks)
+                    if made is not None:
+                        yield made
 
 
-def fit(problem: Problem, units: int, cluster: int, grid: bool, rows: int, groups: int) -> Plan | None:
+def fit(
+    problem: Problem,
+    units: int,
+    cluster: int,
+    grid: bool,
+    rows: int,
+    groups: int,
+    chunks: tuple[int, int] = (1, 1),
+) -> Plan | None:
     """The plan with these numbers; None where it does not fit."""
     blocks = -(-problem.width // units)
     m, k = problem.row_gates * units // 16, blocks * problem.parts * units // 16
@@ -172,17 +186,18 @@ def fit(problem: Problem, units: int, cluster: int, grid: bool, rows: int, group
     across = _WARPS // down
     if 32 * down * across < units:
         return None
+    slices = blocks * problem.parts
+    if slices % chunks[0] or (grid and slices // chunks[0] % cluster):
+        return None
     fours = problem.size // 2
-    columns, tiles = -(-rows // 8), (m // down, -(-k // across))
+    columns, tiles = -(-rows // 8), (m // down, -(-k // chunks[0] // across) * chunks[0])
     elements = -(-units * rows // (32 * down * across))
     sums = tiles[0] * columns * (4 if problem.size == 2 else 16)
     per_tile = 4 * fours * tiles[0]
     held = min(tiles[1], max(0, _HELD - sums - 8 * elements) // per_tile)
     if sums > 96 or elements > 8:
         return None
-    made = Plan(
-        units, blocks, groups, rows, (down, across), tiles, held, 0, cluster, grid, 0, 0.0
-    )
+    made = Plan(units, blocks, groups, rows, (down, across), tiles, held, 0, cluster, grid, 0, 0.0, chunks)
     base = shared_bytes(problem, made)
     column = down * across * tiles[0] * fours * 512
     shared = min(tiles[1] - held, max(0, problem.shared_bytes - base) // column)
@@ -197,26 +212,33 @@ def shared_bytes(problem: Problem, made: Plan) -> int:
     """Bytes of shared memory, in the order of `place_block` in layout.cuh."""
     down, across = made.warps
     size, columns = problem.size, -(-made.rows // 8)
-    v = -(-(made.vector(problem.parts) + 7 * made.units) * size // 16) * 16
+    vector = made.vector(problem.parts)
+    if made.grid:
+        vector = vector // made.chunks[0] * made.chunks[1]
+    v = (vector + 7 * made.units) * size
     copies = not made.grid and made.blocks > 1
     stage = problem.parts * made.units * made.rows * size if copies else 0
     sums = across * columns * 8 * (problem.row_gates * made.units + 4) * 4
     tiles = down * across * made.tiles[0] * made.shared * (size // 2) * 512
-    return (1 if made.grid else 2) * v + 2 * stage + sums + tiles + 2 * made.rows * 16 + 24
+    return (
+        (1 if made.grid else 2) * v + 2 * stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 16
+    )
 
 
 def _cost(problem: Problem, made: Plan, streamed: int) -> float:
     """us of a step, times the sequences that a row runs one after the other."""
     received = made.vector(problem.parts) * problem.size / 1024
-    if made.grid:
-        step = _GRID + _GRID_KB * received * (0.5 + 0.5 / made.cluster)
-    else:
-        step = next(us for blocks, us in _EMPTY if made.blocks <= blocks)
-        step += _CLUSTER_KB * received if made.blocks > 1 else 0
     products = made.warps[0] * made.warps[1] * made.tiles[0] * made.tiles[1] * -(-made.rows // 8)
-    step += products * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
-    step += made.shared * made.warps[0] * made.warps[1] * made.tiles[0] * (problem.size // 4 + 0.5) * _SHARED_KB
-    step += streamed / 1024 * made.blocks * made.groups * _L2_KB
+    product = products * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
+    held = (
+        made.shared * made.warps[0] * made.warps[1] * made.tiles[0] * problem.size / 4
+    )  # KB read at each step
+    product += held * _SHARED_KB + streamed / 1024 * made.blocks * made.groups * _L2_KB
+    if not made.grid:
+        step = next(us for blocks, us in _EMPTY if made.blocks <= blocks) + product
+        step += _CLUSTER_KB * received if made.blocks > 1 else 0
+    else:
+        arrival, pieces = _GRID_KB * received * (0.5 + 0.5 / made.cluster), made.chunks[0]
+        step = _GRID + max(arrival, product) + min(arrival, product) / pieces + _CHUNK * (pieces - 1)
     turns = -(-problem.sequences // (made.groups * made.rows))
     return step * turns
-

@@ -1,7 +1,7 @@
 // Instructions of Hopper that CUDA C++ has no names for: matrix products of a warp, barriers in shared memory,
 // copies between the blocks of a cluster. tests/kernels/cluster_on_cpu.h has the same functions for a CPU.
 //
-// A barrier (`Long` in shared memory) has phases. One ends when its one arrival and all announced bytes are there.
+// A barrier (`Long` in shared memory) has phases. One ends when all its arrivals and all announced bytes are there.
 
 struct __align__(16) Four {  // 16 bytes
     unsigned x, y, z, w;
@@ -16,14 +16,21 @@ __device__ __forceinline__ unsigned address_in(unsigned address, int block) {
     return there;
 }
 
-__device__ __forceinline__ void bar_init(Long* bar) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(bar)) : "memory");
+__device__ __forceinline__ void bar_init(Long* bar, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals) : "memory");
 }
 __device__ __forceinline__ void bar_publish() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-// The one arrival of a phase; `bytes` are to come.
+// An arrival; `bytes` are to come.
 __device__ __forceinline__ void bar_expect(Long* bar, unsigned bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes)
+                 : "memory");
+}
+
+// An arrival at the same barrier of another block.
+__device__ __forceinline__ void bar_arrive(Long* bar, int block) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
+                     address_in(shared_address(bar), block))
                  : "memory");
 }
 

@@ -4,8 +4,8 @@
 // product (h forward, the cotangents of the gates backward) is a vector of SLICES * UNITS numbers for each row,
 // in slices [slice][row][UNITS]: what a block contributes is one piece.
 //
-// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, MOVE, KEEP, FLUSH,
-// EMPTY; _plan.py says what they mean.
+// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, MOVE, CHUNKS, RING,
+// KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)  // slices of a block
 #define SLICES (BLOCKS * PARTS)
@@ -20,6 +20,10 @@
 #define PITCH (MT * 16 + 4)          // of sums: no two lanes in one bank, writing or reading
 #define FOURS (DATA == 0 ? 2 : 1)    // of a lane in a tile
 #define COPY (!GRID && BLOCKS > 1)   // pieces go through shared memory of the cluster
+#define CHUNK (VECTOR / CHUNKS)      // of an operand that comes from global memory
+#define CHUNK_TILES (KT / CHUNKS)
+#define KPC (KPW / CHUNKS)           // tiles of a warp in a chunk
+#define USES (CHUNKS / RING)         // of a place for a chunk, in a step
 
 struct Args {
     const Data *x, *dy;
@@ -36,7 +40,7 @@ struct Args {
 };
 
 // Bytes of shared memory in its order; _plan.py adds them up too. A matrix reads up to 7 rows past the last.
-#define V_BYTES ((VECTOR * (int)sizeof(Data) + 7 * UNITS * (int)sizeof(Data) + 15) / 16 * 16)
+#define V_BYTES (((GRID ? RING * CHUNK : VECTOR) + 7 * UNITS) * (int)sizeof(Data))
 #define STAGE_BYTES (COPY ? PIECE * (int)sizeof(Data) : 0)
 #define SUM_BYTES (WK * NT * 8 * PITCH * 4)
 #define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
@@ -48,12 +52,12 @@ struct __align__(16) Row {  // what a row does in a step
 enum { FIRST = 1, LAST = 2, BEHIND = 4 };  // step of a sequence, in the direction of the pass; one more backwards
 
 struct Block {
-    Data* v;  // operands: two, or one where blocks read it from global memory
+    Data* v;  // operands: two, or RING chunks of one where blocks read it from global memory
     Data* stage;
     float* sums;
     Four* tiles;
     Row* rows;
-    Long* bars;
+    Long *full, *empty;  // barriers: an operand is there, a place for a chunk is free
     int* failed;
     int group, member;
 };
@@ -71,8 +75,9 @@ __device__ __forceinline__ Block place_block() {
     memory += TILE_BYTES;
     b.rows = (Row*)memory;
     memory += 2 * ROWS * sizeof(Row);
-    b.bars = (Long*)memory;
-    b.failed = (int*)(b.bars + 2);
+    b.full = (Long*)memory;
+    b.empty = b.full + RING;
+    b.failed = (int*)(b.full + 2 * RING);
     b.group = blockIdx.x / BLOCKS;
     b.member = blockIdx.x % BLOCKS;
     return b;
@@ -81,6 +86,7 @@ __device__ __forceinline__ Block place_block() {
 __device__ __forceinline__ Data* operand(const Block& b, int step) {
     return b.v + (GRID ? 0 : (step & 1) * (V_BYTES / (int)sizeof(Data)));
 }
+__device__ __forceinline__ Long* bar_of(const Block& b, int step) { return b.full + (step & 1); }  // RING is 1 there
 
 // Row n's piece of 16 bytes c lies where c ^ twist(n) says, so that 8 rows' pieces lie in different banks.
 __device__ __forceinline__ int twist(int n) {

@@ -1,8 +1,8 @@
 // The product of a step: weights of this block, which stay where they are for the whole sequence, times the operand.
 //
-// Warp (wm, wk) has tiles [wm MPW, + MPW) of rows and [wk KPW, + KPW) of columns: the first REGS of the latter in
-// registers, the next SHARED in shared memory, the rest comes from global memory at every step. Sums of the warps
-// that share rows meet in shared memory.
+// Warp (wm, wk) has tiles [wm MPW, + MPW) of rows and of every chunk of the operand tiles [wk KPC, + KPC) of
+// columns: the first REGS of the latter in registers, the next SHARED in shared memory, the rest comes from global
+// memory at every step. Sums of the warps that share rows meet in shared memory.
 
 struct Held {
     Four tile[MPW][REGS > 0 ? REGS : 1][FOURS];
@@ -13,15 +13,17 @@ __device__ __forceinline__ const Four* tile_at(const Args& args, int member, int
     return args.weight + (((Long)member * MT + m) * KT + k) * (32 * FOURS) + threadIdx.x % 32 * FOURS;
 }
 
-__device__ __forceinline__ bool has_tile(int k) { return WK * KPW == KT || k < KT; }
+// Tile i of a warp: its place in the chunk, and whether there is one.
+__device__ __forceinline__ int inside_chunk(int wk, int i) { return wk * KPC + i % KPC; }
+__device__ __forceinline__ bool has_tile(int inside) { return WK * KPC == CHUNK_TILES || inside < CHUNK_TILES; }
 
 __device__ __forceinline__ void hold_weights(Held& held, const Block& b, const Args& args) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
     EACH(m, MPW) {
         EACH(i, REGS + SHARED) {
-            int k = wk * KPW + i;
-            if (has_tile(k)) {
-                const Four* from = tile_at(args, b.member, wm * MPW + m, k);
+            int inside = inside_chunk(wk, i);
+            if (has_tile(inside)) {
+                const Four* from = tile_at(args, b.member, wm * MPW + m, i / KPC * CHUNK_TILES + inside);
                 EACH(f, FOURS) {
                     if (i < REGS) {
                         held.tile[m][i][f] = load_stream(from + f);
@@ -86,16 +88,19 @@ __device__ __forceinline__ void finish(float* sum, float* d) { EACH(i, 4) d[i] =
 #endif
 
 // Sums of this warp's tiles, stored as sums[wk][row of the batch][row of the weights].
-__device__ __forceinline__ void multiply_all(const Held& held, const Data* v, const Block& b, const Args& args) {
+// `came` is false where the operand did not come.
+__device__ __forceinline__ void multiply_all(const Held& held, const Args& args, const Block& b, int step, bool& came) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
     float sum[MPW][NT][SUMS];
     EACH(m, MPW) EACH(j, NT) EACH(i, SUMS) sum[m][j][i] = 0.f;
+    const Data* v = operand(b, step);
     EACH(i, KPW) {
-        int k = wk * KPW + i;
-        if (has_tile(k)) {
+        if (i % KPC == 0) v = enter_chunk(args, b, step, i / KPC, came);
+        int inside = inside_chunk(wk, i);
+        if (has_tile(inside)) {
 #if DATA != 0
             unsigned columns[NT][2];
-            load_operand(columns, v, k);
+            load_operand(columns, v, inside);
 #endif
             EACH(m, MPW) {
                 Four a[FOURS];
@@ -105,16 +110,17 @@ __device__ __forceinline__ void multiply_all(const Held& held, const Data* v, co
                     } else if (i < REGS + SHARED) {
                         a[f] = b.tiles[(((warp * MPW + m) * SHARED + i - REGS) * FOURS + f) * 32 + lane];
                     } else {
-                        a[f] = load_stream(tile_at(args, b.member, wm * MPW + m, k) + f);
+                        a[f] = load_stream(tile_at(args, b.member, wm * MPW + m, i / KPC * CHUNK_TILES + inside) + f);
                     }
                 }
 #if DATA == 0
-                multiply_tile(sum[m], a, v, k);
+                multiply_tile(sum[m], a, v, inside);
 #else
                 EACH(j, NT) multiply(sum[m][j], a[0], columns[j]);
 #endif
             }
         }
+        if (i % KPC == KPC - 1) leave_chunk(b, i / KPC);
     }
     int r = lane / 4, q = lane % 4;
     EACH(m, MPW) {

@@ -9,7 +9,7 @@ from quatrain.kernels._op import Arguments
 def why_not(arguments: Arguments) -> str | None:
     """Why the kernel cannot run these arguments; reads metadata only."""
     if arguments["reset"] == "before":
-        return "reset = 'before': its two products of a step wait for each other; the kernel has one exchange a step"
+        return "reset = 'before': its two products of a step wait for each other, the kernel has one a step"
     return _recurrent_cuda.why_not("gru", arguments)
 
 
@@ -23,7 +23,8 @@ def scan(
     lengths: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `gru_scan_reference` with ``reset="after"``; operands of 16 bits are rounded in the product, sums and
-    the state are float32."""
+    """See `gru_scan_reference` with ``reset="after"``; operands of 16 bits are rounded in the product, sums
+    and the state are float32.
+    """
     y, h = _recurrent_cuda.scan("gru", x, weight, bias, h0, None, lengths, cu_seqlens)
     return y, h

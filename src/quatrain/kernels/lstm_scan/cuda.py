@@ -20,6 +20,8 @@ def scan(
     lengths: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `lstm_scan_reference`; operands of 16 bits are rounded in the product, sums and the cell are float32."""
+    """See `lstm_scan_reference`; operands of 16 bits are rounded in the product, sums and the cell are
+    float32.
+    """
     y, h, c = _recurrent_cuda.scan("lstm", x, weight, None, h0, c0, lengths, cu_seqlens)
     return y, h, c
