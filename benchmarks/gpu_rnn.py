@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -46,6 +47,9 @@ PLANS: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
     "grid, by threads": ((16, 1, 6, 2), {"grid": True, "move": 1}),
     "grid, in bulk": ((16, 1, 6, 2), {"grid": True}),
     "grid of clusters, multicast": ((16, 4, 6, 2), {"grid": True}),
+    "grid, in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (2, 2)}),
+    "grid, in a ring": ((16, 1, 6, 2), {"grid": True, "chunks": (4, 2)}),
+    "grid of clusters, in a ring": ((16, 2, 6, 2), {"grid": True, "chunks": (2, 1)}),
 }
 
 
@@ -84,7 +88,8 @@ def force(numbers: tuple[int, int, int, int] | None, flags: dict[str, Any]) -> N
     units, cluster, rows, groups = numbers
 
     def plan(problem: _plan.Problem) -> _plan.Plan | str:
-        made = _plan.fit(problem, units, cluster, flags.get("grid", False), rows, groups)
+        chunks = flags.get("chunks", (1, 1))
+        made = _plan.fit(problem, units, cluster, flags.get("grid", False), rows, groups, chunks)
         if made is None:
             return "does not fit"
         held = min(flags.get("held", 999), made.held)
@@ -206,6 +211,8 @@ def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _p
                 launch.set(name, value)
             launch.set("dx", torch.empty_like(part))
             launch.set("dinner", torch.empty_like(kept[0]))
+            shape = (launch.plan.groups * launch.plan.rows, width)
+            launch.set("dbias", torch.empty(shape, device="cuda"))
         else:
             launch.steps("x", part)
             for name, value in (("y", out.y), ("last_h", out.h), ("last_c", out.c)):
@@ -229,13 +236,15 @@ def tune(kind: str, batch: int, width: int, back: bool, count: int) -> dict[str,
     lines = []
     for made in list(chosen.values())[:count]:
         for move in (0, 1):
-            if move and made.grid and made.cluster > 1:
-                continue
+            if move and made.grid and (made.cluster > 1 or made.chunks[0] > 1):
+                continue  # threads read all of an operand at once
             plan = replace(made, move=move)
             about = (
                 f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.rows} cluster {plan.cluster}"
             )
-            about += f" held {plan.held} shared {plan.shared}/{plan.tiles[1]} move {move}"
+            about += (
+                f" held {plan.held} shared {plan.shared}/{plan.tiles[1]} chunks {plan.chunks} move {move}"
+            )
             try:
                 whole = step_us(kind, batch, width, back, False, plan)
                 empty = step_us(kind, batch, width, back, True, plan)
@@ -267,11 +276,36 @@ def packed(kind: str, width: int, sequences: int) -> dict[str, Any]:
     return found | {"share": float(bounds[-1]) / (sequences * TIME)}
 
 
+def residents() -> dict[str, Any]:
+    """How many clusters of each size run at once, and what the planner takes for granted."""
+    device, found = torch.device("cuda", 0), {}
+    processors = _nvrtc.processors(device)
+    for blocks in (1, 2, 4, 8, 16):
+        problem = _plan.Problem(2, 16 * blocks, 1, 2, False, processors)
+        made = _plan.fit(problem, 16, blocks, False, 1, 1)
+        assert made is not None
+        flags = (
+            ("DATA", 2),
+            ("KIND", 2),
+            ("BACK", 0),
+            *made.defines(),
+            ("KEEP", 0),
+            ("FLUSH", 0),
+            ("EMPTY", 0),
+        )
+        kernels = _nvrtc.kernels(_launch._source(False), flags, 0)
+        big = _plan.SHARED_BYTES - 1024  # a block a multiprocessor
+        count = kernels.resident_clusters("recurrent_scan", made.threads, big, blocks)
+        found[str(blocks)] = (count, _plan.resident(blocks, processors))
+    return {"clusters": found, "processors": processors}
+
+
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     "check": check,
     "table": table,
     "tune": tune,
     "packed": packed,
+    "residents": residents,
 }
 
 
@@ -355,29 +389,37 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def check_all(workers: Workers, kinds: list[str]) -> dict[tuple[str, str], bool]:
-    """Whether each kind and dtype is right, in every way of exchanging operands and as planned."""
-    right = {}
-    for kind in kinds:
-        states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
-        for dtype in DTYPES:
-            right[kind, dtype] = True
-            jobs: list[tuple[dict[str, int], list[str], str | None]] = [
-                ({"B": 11, "T": 17, "D": 60}, [*states, "lengths"], plan)
-                for plan in (PLANS if dtype == "bfloat16" else ["cluster", "grid of clusters, multicast"])
-            ]
-            jobs.append(({"B": 1, "T": 150, "D": 33}, [*states, "cu_seqlens"], None))
-            if dtype == "bfloat16":
-                sizes = ((64, 512), (16, 1024), (64, 1024), (64, 2048))
-                jobs += [({"B": b, "T": 12, "D": h}, states, None) for b, h in sizes]
-            for dims, optional, plan in jobs:
-                result = workers.run(
-                    "check", 40, kind=kind, dtype=dtype, dims=dims, optional=optional, plan=plan
-                )
-                good = bool(result.get("ok"))
-                right[kind, dtype] = right[kind, dtype] and good
-                what = ", ".join(f"{k} {v}" for k, v in dims.items())
-                say(f"{'ok  ' if good else 'FAIL'} {kind} {dtype} {what} {plan or 'as planned'} {result}")
+def check_kind(kind: str) -> dict[tuple[str, str], bool]:
+    """Whether a kind is right in each dtype, in every way of exchanging operands and as planned."""
+    right, workers = {}, Workers()
+    states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
+    few = ["cluster", "grid of clusters, in a ring"]
+    for dtype in DTYPES:
+        right[kind, dtype] = True
+        plans = list(PLANS) if (kind, dtype) == ("lstm", "bfloat16") else few
+        jobs: list[tuple[dict[str, int], list[str], str | None]] = [
+            ({"B": 11, "T": 17, "D": 60}, [*states, "lengths"], plan) for plan in plans
+        ]
+        jobs.append(({"B": 1, "T": 150, "D": 33}, [*states, "cu_seqlens"], None))
+        if dtype == "bfloat16":
+            sizes = ((64, 512), (16, 1024), (64, 1024), (64, 2048))
+            jobs += [({"B": b, "T": 12, "D": h}, states, None) for b, h in sizes]
+        for dims, optional, plan in jobs:
+            result = workers.run("check", 40, kind=kind, dtype=dtype, dims=dims, optional=optional, plan=plan)
+            good = bool(result.get("ok"))
+            right[kind, dtype] = right[kind, dtype] and good
+            what = ", ".join(f"{k} {v}" for k, v in dims.items())
+            say(f"{'ok  ' if good else 'FAIL'} {kind} {dtype} {what} {plan or 'as planned'} {result}")
+    workers.stop()
+    return right
+
+
+def check_all(kinds: list[str]) -> dict[tuple[str, str], bool]:
+    """All kinds at once, each in a process of its own: most of the time is compiling."""
+    right: dict[tuple[str, str], bool] = {}
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        for found in pool.map(check_kind, kinds):
+            right |= found
     return right
 
 
@@ -463,7 +505,8 @@ def main() -> None:
         if args.tune:
             tune_all(workers, kinds, args.plans, until)
             return
-        right = check_all(workers, kinds)
+        say(f"clusters at once, found and assumed: {workers.run('residents', 60)}")
+        right = check_all(kinds)
         if args.check:
             bad = [f"{kind} {dtype}" for (kind, dtype), good in right.items() if not good]
             say(f"wrong: {', '.join(bad) or 'nothing'}")

@@ -12,7 +12,7 @@ from quatrain.kernels._recurrent_cuda._plan import GATES, KEPT, KINDS, Plan, Pro
 
 _POINTERS = (
     *("x", "dy", "weight", "bias", "h0", "c0", "dh", "dc", "order", "lengths", "bounds"),
-    *("y", "dx", "dinner", "last_h", "last_c", "cells", "dh0", "dc0", "gates"),
+    *("y", "dx", "dinner", "last_h", "last_c", "cells", "dh0", "dc0", "dbias", "gates"),
     *("exchange", "arrived", "status"),
 )
 _LONGS = ("x_step", "dy_step", "time", "tokens", "patience")
@@ -74,7 +74,8 @@ def results(inputs: Inputs, keep: bool) -> Results:
 def problem(inputs: Inputs, back: bool, processors: int) -> Problem:
     """What is to be planned for these arguments; reads metadata only."""
     size = inputs.x.dtype.itemsize
-    return Problem(KINDS[inputs.kind], inputs.weight.shape[1], inputs.sequences, size, back, processors)
+    sequences = max(inputs.sequences, 1)
+    return Problem(KINDS[inputs.kind], inputs.weight.shape[1], sequences, size, back, processors)
 
 
 class Launch:

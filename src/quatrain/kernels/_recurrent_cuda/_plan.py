@@ -20,7 +20,7 @@ _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _WARPS = 8
 _CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
-_HELD = 156  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
+_HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
 # Costs in us. `_EMPTY`: a step without product by blocks of a cluster, and what a KB received adds; measured
@@ -90,6 +90,7 @@ class Plan:
             ("MOVE", self.move),
             ("CHUNKS", self.chunks[0]),
             ("RING", self.chunks[1]),
+            ("BYTES", self.shared_bytes),
         )
 
 
@@ -194,7 +195,7 @@ def fit(
     elements = -(-units * rows // (32 * down * across))
     sums = tiles[0] * columns * (4 if problem.size == 2 else 16)
     per_tile = 4 * fours * tiles[0]
-    held = min(tiles[1], max(0, _HELD - sums - 8 * elements) // per_tile)
+    held = min(tiles[1], max(0, _HELD - sums - 8 * elements - (12 if elements > 2 else 0)) // per_tile)
     if sums > 96 or elements > 8:
         return None
     made = Plan(units, blocks, groups, rows, (down, across), tiles, held, 0, cluster, grid, 0, 0.0, chunks)

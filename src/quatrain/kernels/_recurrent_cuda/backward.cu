@@ -49,6 +49,7 @@ __device__ __forceinline__ void work(
     if (KIND == 3) {
         args.dinner[now.at * args.width + unit] = narrow(inner);
         out[GATES - 1] = inner;
+        state.bias += inner;
     }
 }
 
@@ -58,6 +59,11 @@ __device__ __forceinline__ void enter(const Args& args, Unit& state, const Row& 
     state.h = args.dh ? args.dh[from] : 0.f;
     state.c = CELL && args.dc ? args.dc[from] : 0.f;
     EACH(g, GATES) out[g] = 0.f;
+}
+
+// Behind the last step of a row.
+__device__ __forceinline__ void leave(const Args& args, const Block& b, const Unit& state, int row, int unit) {
+    if (KIND == 3) args.dbias[((Long)b.group * ROWS + row) * args.width + unit] = state.bias;
 }
 
 __device__ __forceinline__ void poison(const Args& args, int unit) {

@@ -55,8 +55,8 @@ __device__ __forceinline__ float sigmoid_slope(float x) {
     return e * r * r;
 }
 
-struct Unit {  // the states of one unit of one sequence; c is an LSTM's
-    float h, c;
+struct Unit {  // the states of one unit of one row; c is an LSTM's, `bias` the sum of a GRU's cotangents for it
+    float h, c, bias;
 };
 
 // One step: `z` holds the gates' drives with their products, but for a GRU's candidate, whose product is `inner`.

@@ -119,13 +119,13 @@ __device__ __forceinline__ void send(const Args& args, const Block& b, int step)
     Data* to = operand(b, step) + b.member * PIECE;
     const Data* from = piece_of(args, b, step);
     Long* bar = bar_of(b, step);
-    constexpr int BYTES = PIECE * (int)sizeof(Data);
+    constexpr int SIZE = PIECE * (int)sizeof(Data);
     if (MOVE == 0) {
         int block = threadIdx.x;
-        if (block < BLOCKS) push(to, from, BYTES, bar, (block + b.member) % BLOCKS);
+        if (block < BLOCKS) push(to, from, SIZE, bar, (block + b.member) % BLOCKS);
     } else {
-        for (int i = threadIdx.x; i < BYTES / 16 * BLOCKS; i += THREADS) {
-            int block = i / (BYTES / 16), four = i % (BYTES / 16);
+        for (int i = threadIdx.x; i < SIZE / 16 * BLOCKS; i += THREADS) {
+            int block = i / (SIZE / 16), four = i % (SIZE / 16);
             push_four((Four*)to + four, ((const Four*)from)[four], bar, (block + b.member) % BLOCKS);
         }
     }

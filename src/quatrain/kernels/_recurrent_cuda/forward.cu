@@ -49,6 +49,8 @@ __device__ __forceinline__ void enter(const Args& args, Unit& state, const Row& 
     out[0] = state.h;
 }
 
+__device__ __forceinline__ void leave(const Args&, const Block&, const Unit&, int, int) {}
+
 // What a pass that could not end leaves behind for a unit.
 __device__ __forceinline__ void poison(const Args& args, int unit) {
     float nan = __int_as_float(0x7fc00000);

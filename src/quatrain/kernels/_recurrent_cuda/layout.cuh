@@ -5,7 +5,7 @@
 // in slices [slice][row][UNITS]: what a block contributes is one piece.
 //
 // Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, MOVE, CHUNKS, RING,
-// KEEP, FLUSH, EMPTY; _plan.py says what they mean.
+// BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)  // slices of a block
 #define SLICES (BLOCKS * PARTS)
@@ -31,7 +31,7 @@ struct Args {
     const float *bias, *h0, *c0, *dh, *dc;
     const Long *order, *lengths, *bounds;
     Data *y, *dx, *dinner;
-    float *last_h, *last_c, *cells, *dh0, *dc0;
+    float *last_h, *last_c, *cells, *dh0, *dc0, *dbias;
     Kept* gates;
     Data* exchange;
     int *arrived, *status;
@@ -44,6 +44,8 @@ struct Args {
 #define STAGE_BYTES (COPY ? PIECE * (int)sizeof(Data) : 0)
 #define SUM_BYTES (WK * NT * 8 * PITCH * 4)
 #define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
+static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + 2 * STAGE_BYTES + SUM_BYTES + TILE_BYTES + 32 * ROWS + 16 * RING + 16,
+              "_plan.py counts bytes of shared memory otherwise");
 
 struct __align__(16) Row {  // what a row does in a step
     Long at;                // its token; negative: nothing

@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
     float out[GATES];
     int row, u;
     EACH(i, EACH_THREAD) {
-        state[i].h = state[i].c = 0.f;
+        state[i].h = state[i].c = state[i].bias = 0.f;
         if (element(i, row, u)) {
             EACH(g, GATES) out[g] = 0.f;
             prepare(args, b, state[i], b.rows[row], piece_of(args, b, 0), row, u, out);
@@ -89,6 +89,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
             }
         }
         if (more) send(args, b, step + 1);
+    }
+    EACH(i, EACH_THREAD) {
+        if (*b.failed) state[i].bias = __int_as_float(0x7fc00000);
+        if (element(i, row, u) && b.member * UNITS + u < args.width) leave(args, b, state[i], row, b.member * UNITS + u);
     }
     if (*b.failed) {
         if (thread == 0) {
