@@ -14,13 +14,12 @@ from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 from quatrain.kernels._recurrent import GRU, LSTM, RNN, weight_grad
-from quatrain.kernels._recurrent_cuda._launch import Inputs, Launch, problem, results, status
-from quatrain.kernels._recurrent_cuda._plan import plan
+from quatrain.kernels._recurrent_cuda._launch import Inputs, Launch, results, status
+from quatrain.kernels._recurrent_cuda._plan import KINDS, Problem, plan
 
 UNMEASURED = "not yet measured on a GPU; runs if asked for by name"
 _OLDEST = (9, 0)
 _KINDS = {"rnn_tanh": RNN, "rnn_relu": RNN, "lstm": LSTM, "gru": GRU}
-_STATES = 3  # arguments that autograd follows besides x and weight
 
 
 def why_not(kind: str, arguments: Arguments) -> str | None:
@@ -28,13 +27,19 @@ def why_not(kind: str, arguments: Arguments) -> str | None:
     x: Tensor = arguments["x"]
     if (reason := _nvrtc.why_not_for(x)) is not None:
         return reason
-    capability = torch.cuda.get_device_capability(x.device)
+    reason = _why_not_on(x.device.index or 0, kind, arguments["weight"].shape[1], x.dtype.itemsize)
+    return reason
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _why_not_on(device: int, kind: str, width: int, size: int) -> str | None:
+    """Why not a layer of this width on a device; a batch can always be run row by row."""
+    capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST:
         return f"compute capability {capability[0]}.{capability[1]}: must be at least 9.0, which has clusters"
-    names = ("weight", "bias", "h0", "c0", "lengths", "cu_seqlens")
-    inputs = Inputs(kind, x, *(arguments.get(name) for name in names))  # type: ignore[arg-type]
+    processors = _nvrtc.processors(torch.device("cuda", device))
     for back in (False, True):
-        found = plan(problem(inputs, back, _nvrtc.processors(x.device)))
+        found = plan(Problem(KINDS[kind], width, 1, size, back, processors))
         if isinstance(found, str):
             return found
     return None
