@@ -27,8 +27,9 @@ def why_not(kind: str, arguments: Arguments) -> str | None:
     x: Tensor = arguments["x"]
     if (reason := _nvrtc.why_not_for(x)) is not None:
         return reason
-    reason = _why_not_on(x.device.index or 0, kind, arguments["weight"].shape[1], x.dtype.itemsize)
-    return reason
+    device, width = x.device.index or 0, arguments["weight"].shape[1]
+    width_reason: str | None = _why_not_on(device, kind, width, x.dtype.itemsize)
+    return width_reason
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

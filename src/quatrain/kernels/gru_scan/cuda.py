@@ -8,7 +8,7 @@ from quatrain.kernels._op import Arguments
 
 def why_not(arguments: Arguments) -> str | None:
     """Why the kernel cannot run these arguments; reads metadata only."""
-    if arguments["reset"] == "before":
+    if arguments.get("reset") == "before":
         return "reset = 'before': its two products of a step wait for each other, the kernel has one a step"
     return _recurrent_cuda.why_not("gru", arguments)
 

@@ -8,7 +8,7 @@ from quatrain.kernels._op import Arguments
 
 def why_not(arguments: Arguments) -> str | None:
     """Why the kernel cannot run these arguments; reads metadata only."""
-    return _recurrent_cuda.why_not(f"rnn_{arguments['nonlinearity']}", arguments)
+    return _recurrent_cuda.why_not(f"rnn_{arguments.get('nonlinearity', 'tanh')}", arguments)
 
 
 def scan(
