@@ -85,3 +85,23 @@ def test_causal_conv(seed, monkeypatch):
         case = Case(dims, (*optional, *batch_form), flags)
         layout = strided if rng.random() < 0.25 else (lambda x: x)
         check("causal_conv", conv.convolve, case, number, dtype, layout, keep)
+
+
+@pytest.mark.parametrize("seed", range(18))
+def test_recurrent_scans(seed):
+    rng = random.Random(seed)
+    name = ("rnn_scan", "lstm_scan", "gru_scan")[seed % 3]
+    run = import_module(f"quatrain.kernels.{name}.cuda").scan
+    flags = {"nonlinearity": rng.choice(("tanh", "relu"))} if name == "rnn_scan" else {}
+    optional = ({"rnn_scan": ("h0",), "lstm_scan": ("h0", "c0"), "gru_scan": ("bias", "h0")})[name]
+    batch_form, dtype = form(rng), rng.choice(DTYPES)
+    keep = rng.choice(((), WIDE_PARAMETERS[name]))
+    for number in range(5):  # each a compilation or two
+        dims = {
+            "B": 1 if "cu_seqlens" in batch_form else rng.randint(2, 40),
+            "T": rng.randint(2, 70),
+            "D": rng.choice((5, 16, 33, 64, 100, 250, 520, 1030)),
+        }
+        case = Case(dims, (*optional, *batch_form), flags)
+        layout = strided if rng.random() < 0.25 else (lambda x: x)
+        check(name, run, case, number, dtype, layout, keep)

@@ -21,6 +21,8 @@ from quatrain.errors import NoKernelError
 DATA = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # the kernels' numbers for data types
 _OLDEST = (8, 0)  # compute capability: bfloat16 conversions
 _SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_ANY_CLUSTER = 14  # CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+_COOPERATIVE, _CLUSTER = 2, 4  # CU_LAUNCH_ATTRIBUTE_: all blocks run at once; blocks form clusters
 _PLAIN_SHARED = 48 << 10  # what a block gets without asking
 
 
@@ -99,6 +101,29 @@ def source(*names: str) -> str:
     return "\n".join(parts)
 
 
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute; the value is a union of 64 bytes that begins with up to three numbers."""
+
+    _fields_ = (
+        ("key", ctypes.c_int),
+        ("pad", ctypes.c_char * 4),
+        ("value", ctypes.c_uint * 16),
+    )
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("count", ctypes.c_uint),
+    )
+
+
 class Kernels:
     """The kernels of one compiled program, on one device."""
 
@@ -139,18 +164,68 @@ class Kernels:
             self._functions[key] = function
         return self._functions[key]
 
-    def launch(self, name: str, blocks: int, threads: int, shared: int, args: ctypes.Structure) -> None:
-        """Queue ``name<<<blocks, threads, shared>>>(args)`` on torch's current stream of the device."""
+    def launch(
+        self,
+        name: str,
+        blocks: int,
+        threads: int,
+        shared: int,
+        args: ctypes.Structure,
+        *,
+        cluster: int = 1,
+        cooperative: bool = False,
+    ) -> None:
+        """Queue ``name<<<blocks, threads, shared>>>(args)`` on torch's current stream of the device.
+
+        Args:
+            cluster: blocks of a cluster; more than 8 where the device has them.
+            cooperative: all blocks run at once, or the launch fails.
+        """
         if self._device != torch.cuda.current_device():
             with torch.cuda.device(self._device):
-                return self.launch(name, blocks, threads, shared, args)
+                return self.launch(
+                    name, blocks, threads, shared, args, cluster=cluster, cooperative=cooperative
+                )
         self._check(self._driver.cuCtxSetCurrent(self._context))
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(args))
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
         function = self._function(name, shared)
+        if cluster > 1 or cooperative:
+            if cluster > 8:
+                self._check(self._driver.cuFuncSetAttribute(function, _ANY_CLUSTER, 1))
+            config, _keep = _launch_config(blocks, threads, shared, stream, cluster, cooperative)
+            self._check(self._driver.cuLaunchKernelEx(ctypes.byref(config), function, pointers, None))
+            return
         self._check(
             self._driver.cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, shared, stream, pointers, None)
         )
+
+    def resident_clusters(self, name: str, threads: int, shared: int, cluster: int) -> int:
+        """Clusters of this size that the device runs at once."""
+        function = self._function(name, shared)
+        if cluster > 8:
+            self._check(self._driver.cuFuncSetAttribute(function, _ANY_CLUSTER, 1))
+        config, _keep = _launch_config(cluster, threads, shared, ctypes.c_void_p(), cluster, False)
+        count = ctypes.c_int()
+        self._check(
+            self._driver.cuOccupancyMaxActiveClusters(ctypes.byref(count), function, ctypes.byref(config))
+        )
+        return count.value
+
+
+def _launch_config(
+    blocks: int, threads: int, shared: int, stream: ctypes.c_void_p, cluster: int, cooperative: bool
+) -> tuple[_Config, Any]:
+    """The launch and the attributes it points to, which have to live as long."""
+    wanted = [(_CLUSTER, (cluster, 1, 1))] if cluster > 1 else []
+    if cooperative:
+        wanted.append((_COOPERATIVE, (1, 0, 0)))
+    attributes = (_Attribute * max(len(wanted), 1))()
+    for attribute, (key, value) in zip(attributes, wanted, strict=False):
+        attribute.key = key
+        attribute.value[:3] = value
+    config = _Config((blocks, 1, 1), (threads, 1, 1), shared, stream.value, attributes, len(wanted))
+    return config, attributes
 
 
 @cache

@@ -7,7 +7,8 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
-from quatrain.kernels.lstm_scan import cpu
+from quatrain.kernels._recurrent_cuda import UNMEASURED
+from quatrain.kernels.lstm_scan import cpu, cuda
 from quatrain.kernels.lstm_scan.reference import lstm_scan_reference
 from quatrain.kernels.lstm_scan.steps import scan
 
@@ -81,7 +82,11 @@ _ROW = {"B": 1, "T": 29, "D": 7}
 OP = Op(
     name="lstm_scan",
     reference=lstm_scan_reference,
-    impls=(Impl("cpp", cpu.scan, cpu.why_not), Impl("torch", scan)),
+    impls=(
+        Impl("cpp", cpu.scan, cpu.why_not),
+        Impl("cuda", cuda.scan, cuda.why_not, only_asked=UNMEASURED),
+        Impl("torch", scan),
+    ),
     example=_example,
     cases=(
         Case({"B": 1, "T": 1, "D": 1}),

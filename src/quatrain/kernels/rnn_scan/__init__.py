@@ -9,7 +9,8 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker, check_choice
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
-from quatrain.kernels.rnn_scan import cpu
+from quatrain.kernels._recurrent_cuda import UNMEASURED
+from quatrain.kernels.rnn_scan import cpu, cuda
 from quatrain.kernels.rnn_scan.reference import rnn_scan_reference
 from quatrain.kernels.rnn_scan.steps import scan
 
@@ -85,7 +86,11 @@ _ROW = {"B": 1, "T": 29, "D": 7}
 OP = Op(
     name="rnn_scan",
     reference=rnn_scan_reference,
-    impls=(Impl("cpp", cpu.scan, cpu.why_not), Impl("torch", scan)),
+    impls=(
+        Impl("cpp", cpu.scan, cpu.why_not),
+        Impl("cuda", cuda.scan, cuda.why_not, only_asked=UNMEASURED),
+        Impl("torch", scan),
+    ),
     example=_example,
     cases=(
         Case({"B": 1, "T": 1, "D": 1}),

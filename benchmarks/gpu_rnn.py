@@ -1,0 +1,528 @@
+"""Check, then time the recurrent kernels on a GPU beside cuDNN; rows go to a JSON Lines file.
+
+    python benchmarks/gpu_rnn.py --check                    what is right, in under a minute
+    python benchmarks/gpu_rnn.py --out benchmarks/results/gpu_rnn.jsonl --commit HASH
+    python benchmarks/gpu_rnn.py --tune                     the cheapest plans of each row, measured
+
+Every job runs in a child process, with a time limit: where one fails, is killed or does not end, the next one
+begins in a new one. Nothing is timed of a kind whose check is red.
+"""
+
+import argparse
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quatrain.kernels import OPS, Case, _nvrtc, _recurrent_cuda
+from quatrain.kernels._recurrent_cuda import _launch, _plan
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+KINDS = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
+TABLE = ((16, 512), (64, 512), (16, 1024), (64, 1024), (64, 2048), (1, 1024))
+TIME = 1024
+TARGETS = {  # (kind, B, H): ms forward, forward + backward
+    ("lstm", 16, 512): (1.5, 4.5), ("lstm", 64, 512): (2.5, 7), ("lstm", 16, 1024): (2.0, 6.5),
+    ("lstm", 64, 1024): (4, 12), ("lstm", 64, 2048): (14, 38), ("lstm", 1, 1024): (2.0, 5.5),
+    ("rnn", 16, 512): (1.3, 3.5), ("rnn", 64, 512): (1.6, 4.5), ("rnn", 16, 1024): (1.7, 4.5),
+    ("rnn", 64, 1024): (2.2, 6), ("rnn", 64, 2048): (5, 14), ("rnn", 1, 1024): (1.6, 4.5),
+}  # fmt: skip
+PLANS: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
+    # name: units, blocks of a cluster, rows, groups of a width of 60 and 11 sequences
+    "one block": ((64, 1, 4, 3), {}),
+    "cluster": ((16, 4, 3, 2), {}),
+    "cluster, by threads": ((16, 4, 3, 2), {"move": 1}),
+    "cluster, weights from everywhere": ((16, 4, 9, 1), {"held": 1, "shared": 1}),
+    "grid, by threads": ((16, 1, 6, 2), {"grid": True, "move": 1}),
+    "grid, in bulk": ((16, 1, 6, 2), {"grid": True}),
+    "grid of clusters, multicast": ((16, 4, 6, 2), {"grid": True}),
+    "grid, in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (2, 2)}),
+    "grid, in a ring": ((16, 1, 6, 2), {"grid": True, "chunks": (4, 2)}),
+    "grid of clusters, in a ring": ((16, 2, 6, 2), {"grid": True, "chunks": (2, 1)}),
+}
+
+
+# -- jobs: each is a function of plain values, run in a child
+
+
+def arguments(kind: str, case: Case, dtype: torch.dtype, seed: int = 0) -> dict[str, Any]:
+    """A case's arguments on the GPU."""
+    op = OPS[f"{kind}_scan"]
+    drawn = op.example(case, torch.Generator().manual_seed(seed))
+    return {
+        name: x.to("cuda", dtype if x.is_floating_point() else None) if isinstance(x, Tensor) else x
+        for name, x in drawn.items()
+    }
+
+
+def outcome(kind: str, given: dict[str, Any], impl: str, **flags: Any) -> dict[str, Tensor]:
+    """Results and gradients of one run."""
+    op = OPS[f"{kind}_scan"]
+    run = op.reference if impl == "reference" else next(i.fn for i in op.impls if i.name == impl)
+    floats = [name for name, x in given.items() if isinstance(x, Tensor) and x.is_floating_point()]
+    leaves = dict(given) | {name: given[name].detach().clone().requires_grad_() for name in floats}
+    results = run(**leaves, **flags)
+    rng = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(r.shape, generator=rng).to(r) for r in results]
+    grads = torch.autograd.grad(results, [leaves[name] for name in floats], cotangents)
+    named = zip((*op.outputs, *(f"d {name}" for name in floats)), (*results, *grads), strict=True)
+    return {name: x.detach().double() for name, x in named}
+
+
+def force(numbers: tuple[int, int, int, int] | None, flags: dict[str, Any]) -> None:
+    """Make the launches that follow use this plan; None: the cheapest again."""
+    if numbers is None:
+        _launch.plan = _plan.plan
+        return
+    units, cluster, rows, groups = numbers
+
+    def plan(problem: _plan.Problem) -> _plan.Plan | str:
+        chunks = flags.get("chunks", (1, 1))
+        made = _plan.fit(problem, units, cluster, flags.get("grid", False), rows, groups, chunks)
+        if made is None:
+            return "does not fit"
+        held = min(flags.get("held", 999), made.held)
+        shared = min(flags.get("shared", 999), made.tiles[1] - held, made.shared + made.held - held)
+        made = replace(made, held=held, shared=shared, move=flags.get("move", 0))
+        return replace(made, shared_bytes=_plan.shared_bytes(problem, made))
+
+    _launch.plan = plan
+
+
+def check(
+    kind: str, dtype: str, dims: dict[str, int], optional: list[str], plan: str | None
+) -> dict[str, Any]:
+    """The worst error of any result or gradient, as a multiple of what the error budget allows."""
+    force(*(PLANS[plan] if plan else (None, {})))
+    narrow = DTYPES[dtype]
+    given = arguments(kind, Case(dims, tuple(optional)), narrow)
+    got = outcome(kind, given, "cuda")
+    torch.cuda.synchronize()
+    _recurrent_cuda.check(torch.device("cuda", 0))
+    wide = {k: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for k, x in given.items()}
+    exact = outcome(kind, wide, "reference")
+    single = {
+        k: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for k, x in given.items()
+    }
+    rounding = {} if narrow is torch.float32 else {"operand_dtype": narrow}
+    plain = outcome(kind, single, "reference", **rounding)
+    worst, name_of_worst = 0.0, ""
+    for name, e in exact.items():
+        kept = torch.float32 if name in ("h", "c") else narrow
+        p = plain[name].to(kept).double()
+        allowed = 2 * (p - e).norm() + 8 * torch.finfo(torch.float32).eps * e.norm()
+        ratio = float(((got[name] - e).norm() / allowed).nan_to_num(torch.inf))
+        if not ratio <= worst:
+            worst, name_of_worst = ratio, name
+    again = outcome(kind, given, "cuda")
+    same = all(torch.equal(got[name], again[name]) for name in got)
+    return {"ok": worst <= 1 and same, "worst": round(worst, 3), "of": name_of_worst, "repeats": same}
+
+
+def times(runs: dict[str, Callable[[], object]], count: int = 7) -> dict[str, float]:
+    """Median ms of each, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(count + 2):
+        for name, run in runs.items():
+            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            run()
+            stop.record()
+            torch.cuda.synchronize()
+            if i >= 2:
+                found[name].append(start.elapsed_time(stop))
+    return {name: median(each) for name, each in found.items()}
+
+
+def ours(kind: str, layer: Any, x: Tensor) -> Tensor:
+    """A whole layer: the projection of all steps, then the scan."""
+    bias = layer.bias_ih_l0
+    if kind != "gru":
+        bias = bias + layer.bias_hh_l0
+    drive = torch.nn.functional.linear(x, layer.weight_ih_l0, bias)
+    op = OPS[f"{kind}_scan"]
+    run = next(i.fn for i in op.impls if i.name == "cuda")
+    if kind == "gru":
+        width = layer.hidden_size
+        drive = torch.cat(
+            (drive[..., : 2 * width] + layer.bias_hh_l0[: 2 * width], drive[..., 2 * width :]), -1
+        )
+        return run(x=drive, weight=layer.weight_hh_l0, bias=layer.bias_hh_l0[2 * width :])[0]
+    return run(x=drive, weight=layer.weight_hh_l0)[0]
+
+
+def table(kind: str, batch: int, width: int, dtypes: list[str]) -> dict[str, Any]:
+    """ms of our layer in bfloat16 and cuDNN's in every dtype, forward and forward + backward."""
+    force(None, {})
+    torch.manual_seed(0)
+    make = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind]
+    forward: dict[str, Callable[[], object]] = {}
+    training: dict[str, Callable[[], object]] = {}
+    for name in dtypes:
+        layer = make(width, width, batch_first=True).to("cuda", DTYPES[name])
+        x = torch.randn(batch, TIME, width, device="cuda", dtype=DTYPES[name], requires_grad=True)
+        dy, leaves = torch.randn_like(x), [x, *layer.parameters()]
+        each: dict[str, Callable[[], Tensor]] = {f"cudnn {name}": lambda m=layer, v=x: m(v)[0]}
+        if name == "bfloat16":
+            each["quatrain"] = lambda m=layer, v=x: ours(kind, m, v)
+        for key, run in each.items():
+
+            def infer(run: Callable[[], Tensor] = run) -> None:
+                with torch.no_grad():
+                    run()
+
+            def train(
+                run: Callable[[], Tensor] = run, leaves: list[Tensor] = leaves, dy: Tensor = dy
+            ) -> None:
+                torch.autograd.grad(run(), leaves, dy)
+
+            forward[key], training[key] = infer, train
+    return {"forward": times(forward), "training": times(training, 5)}
+
+
+def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _plan.Plan | None) -> float:
+    """us of a step of one pass, the kernel alone, from two lengths: what a launch costs cancels."""
+    rows = 4 if kind == "lstm" else 3 if kind == "gru" else 1
+    x = torch.randn(batch, TIME, rows * width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(rows * width, width, device="cuda", dtype=torch.bfloat16) * width**-0.5
+    found = []
+    for length in (TIME // 4, TIME):
+        part = x[:, :length].contiguous()
+        inputs = _launch.Inputs(KINDS[kind], part, weight, None, None, None, None, None)
+        kept = _recurrent_cuda.forward(*inputs, True) if back else None
+        launch = _launch.Launch(inputs, back, made)
+        out = _launch.results(inputs, False)
+        if back:
+            assert kept is not None
+            launch.steps("dy", kept[0])
+            names = ("gates", "cells")
+            for name, value in zip(names, kept[3:], strict=True):
+                launch.set(name, value)
+            launch.set("dx", torch.empty_like(part))
+            launch.set("dinner", torch.empty_like(kept[0]))
+            shape = (launch.plan.groups * launch.plan.rows, width)
+            launch.set("dbias", torch.empty(shape, device="cuda"))
+        else:
+            launch.steps("x", part)
+            for name, value in (("y", out.y), ("last_h", out.h), ("last_c", out.c)):
+                launch.set(name, value)
+        found.append(times({"": lambda run=launch: run.run(False, False, empty)}, 5)[""])
+    torch.cuda.synchronize()
+    _recurrent_cuda.check(x.device)
+    return 1000 * (found[1] - found[0]) / (TIME - TIME // 4)
+
+
+def tune(kind: str, batch: int, width: int, back: bool, count: int) -> dict[str, Any]:
+    """us of a step by the plans that the planner takes for cheapest, whole and empty, beside its guess."""
+    force(None, {})
+    device = torch.device("cuda", 0)
+    size = 2
+    problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, size, back, _nvrtc.processors(device))
+    cheapest = sorted(_plan.candidates(problem), key=lambda p: p.cost)
+    chosen: dict[tuple[int, int, bool], _plan.Plan] = {}
+    for made in cheapest:
+        chosen.setdefault((made.units, made.cluster, made.rows > 8), made)
+    lines = []
+    for made in list(chosen.values())[:count]:
+        for move in (0, 1):
+            if move and made.grid and (made.cluster > 1 or made.chunks[0] > 1):
+                continue  # threads read all of an operand at once
+            plan = replace(made, move=move)
+            about = (
+                f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.rows} cluster {plan.cluster}"
+            )
+            about += (
+                f" held {plan.held} shared {plan.shared}/{plan.tiles[1]} chunks {plan.chunks} move {move}"
+            )
+            try:
+                whole = step_us(kind, batch, width, back, False, plan)
+                empty = step_us(kind, batch, width, back, True, plan)
+                lines.append({"plan": about, "us": round(whole, 2), "empty": round(empty, 2)})
+            except RuntimeError as error:
+                lines.append({"plan": about, "error": str(error)[:200]})
+                if "illegal" in str(error) or "launch failure" in str(error):
+                    return {"rows": lines}
+            lines[-1]["guess"] = round(plan.cost, 2)
+    return {"rows": lines}
+
+
+def packed(kind: str, width: int, sequences: int) -> dict[str, Any]:
+    """ms of a packed batch with lengths from 16 to 1024, and of a full one with as many real steps a row."""
+    torch.manual_seed(0)
+    lengths = torch.randint(16, 1025, (sequences,))
+    rows = 4 if kind == "lstm" else 1
+    bounds = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).cuda()
+    weight = torch.randn(rows * width, width, device="cuda", dtype=torch.bfloat16) * width**-0.5
+    ragged = torch.randn(1, int(bounds[-1]), rows * width, device="cuda", dtype=torch.bfloat16)
+    full = torch.randn(sequences, TIME, rows * width, device="cuda", dtype=torch.bfloat16)
+    run = next(i.fn for i in OPS[f"{kind}_scan"].impls if i.name == "cuda")
+    found = times(
+        {
+            "packed": lambda: run(x=ragged, weight=weight, cu_seqlens=bounds),
+            "full": lambda: run(x=full, weight=weight),
+        }
+    )
+    return found | {"share": float(bounds[-1]) / (sequences * TIME)}
+
+
+def residents() -> dict[str, Any]:
+    """How many clusters of each size run at once, and what the planner takes for granted."""
+    device, found = torch.device("cuda", 0), {}
+    processors = _nvrtc.processors(device)
+    for blocks in (1, 2, 4, 8, 16):
+        problem = _plan.Problem(2, 16 * blocks, 1, 2, False, processors)
+        made = _plan.fit(problem, 16, blocks, False, 1, 1)
+        assert made is not None
+        flags = (
+            ("DATA", 2),
+            ("KIND", 2),
+            ("BACK", 0),
+            *made.defines(),
+            ("KEEP", 0),
+            ("FLUSH", 0),
+            ("EMPTY", 0),
+        )
+        kernels = _nvrtc.kernels(_launch._source(False), flags, 0)
+        big = _plan.SHARED_BYTES - 1024  # a block a multiprocessor
+        count = kernels.resident_clusters("recurrent_scan", made.threads, big, blocks)
+        found[str(blocks)] = (count, _plan.resident(blocks, processors))
+    return {"clusters": found, "processors": processors}
+
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "check": check,
+    "table": table,
+    "tune": tune,
+    "packed": packed,
+    "residents": residents,
+}
+
+
+def worker() -> None:
+    """Run the jobs that come in, one a line, and print what they return."""
+    for line in sys.stdin:
+        name, values = json.loads(line)
+        try:
+            result = JOBS[name](**values)
+        except Exception as error:  # the next job may still work
+            result = {"failed": f"{type(error).__name__}: {error}"[:600]}
+        sys.stdout.write(f"RESULT {json.dumps(result)}\n")
+        sys.stdout.flush()
+        if "failed" in result and "CUDA" in result["failed"]:
+            return  # a broken context breaks what follows
+
+
+class Workers:
+    """A child that runs jobs; a new one where the last is gone."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue()
+
+    def run(self, name: str, limit: float, **values: object) -> dict[str, Any]:
+        """A job's result, or ``{"failed": why}``."""
+        if self._child is None or self._child.poll() is not None:
+            self._start()
+        assert self._child is not None
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps([name, values]) + "\n")
+            self._child.stdin.flush()
+        except OSError:
+            self.stop()
+            return self.run(name, limit, **values)
+        until = time.monotonic() + limit
+        while True:
+            try:
+                line = self._lines.get(timeout=max(until - time.monotonic(), 0.01))
+            except queue.Empty:
+                self.stop()
+                return {"failed": f"did not end within {limit:.0f} s"}
+            if line is None:
+                self.stop()
+                return {"failed": "the process ended"}
+            if line.startswith("RESULT "):
+                result: dict[str, Any] = json.loads(line[7:])
+                if "failed" in result and "CUDA" in result["failed"]:
+                    self.stop()
+                return result
+
+    def _start(self) -> None:
+        self._lines = queue.Queue()
+        self._child = subprocess.Popen(
+            [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        child, lines = self._child, self._lines
+
+        def read() -> None:
+            assert child.stdout is not None
+            for line in child.stdout:
+                lines.put(line)
+            lines.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+
+
+# -- what is run
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def check_kind(kind: str) -> dict[tuple[str, str], bool]:
+    """Whether a kind is right in each dtype, in every way of exchanging operands and as planned."""
+    right, workers = {}, Workers()
+    states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
+    few = ["cluster", "grid of clusters, in a ring"]
+    for dtype in DTYPES:
+        right[kind, dtype] = True
+        plans = list(PLANS) if (kind, dtype) == ("lstm", "bfloat16") else few
+        jobs: list[tuple[dict[str, int], list[str], str | None]] = [
+            ({"B": 11, "T": 17, "D": 60}, [*states, "lengths"], plan) for plan in plans
+        ]
+        jobs.append(({"B": 1, "T": 150, "D": 33}, [*states, "cu_seqlens"], None))
+        if dtype == "bfloat16":
+            sizes = ((64, 512), (16, 1024), (64, 1024), (64, 2048))
+            jobs += [({"B": b, "T": 12, "D": h}, states, None) for b, h in sizes]
+        for dims, optional, plan in jobs:
+            result = workers.run("check", 40, kind=kind, dtype=dtype, dims=dims, optional=optional, plan=plan)
+            good = bool(result.get("ok"))
+            right[kind, dtype] = right[kind, dtype] and good
+            what = ", ".join(f"{k} {v}" for k, v in dims.items())
+            say(f"{'ok  ' if good else 'FAIL'} {kind} {dtype} {what} {plan or 'as planned'} {result}")
+    workers.stop()
+    return right
+
+
+def check_all(kinds: list[str]) -> dict[tuple[str, str], bool]:
+    """All kinds at once, each in a process of its own: most of the time is compiling."""
+    right: dict[tuple[str, str], bool] = {}
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        for found in pool.map(check_kind, kinds):
+            right |= found
+    return right
+
+
+def tabulate(workers: Workers, kinds: list[str], right: dict[tuple[str, str], bool]) -> list[dict[str, Any]]:
+    """The issue's table: ours beside cuDNN in three dtypes, and the targets."""
+    rows = []
+    for kind in kinds:
+        if not right[kind, "bfloat16"]:
+            say(f"{kind}: its check is red, nothing is timed")
+            continue
+        for batch, width in TABLE:
+            dtypes = list(DTYPES) if (batch, width) != (64, 2048) else ["bfloat16", "float16"]
+            found = workers.run("table", 60, kind=kind, batch=batch, width=width, dtypes=dtypes)
+            case = f"B{batch} H{width} T{TIME}"
+            if "failed" in found:
+                say(f"{kind} {case}: {found['failed']}")
+                continue
+            for mode in ("forward", "training"):
+                for name, ms in found[mode].items():
+                    impl, _, dtype = name.partition(" ")
+                    dtype = dtype or "bfloat16"
+                    rows.append({"op": f"{kind}_layer", "impl": impl, "case": case, "dtype": dtype})
+                    rows[-1] |= {"mode": mode, "ms": round(ms, 4)}
+    return rows
+
+
+def short_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Ours, cuDNN's bf16, its best and the target, forward / training."""
+    lines = []
+    cases = dict.fromkeys((row["op"], row["case"]) for row in rows)
+    for op, case in cases:
+        cells = [f"{op:11} {case:16}"]
+        for i, mode in enumerate(("forward", "training")):
+            ms = {
+                (row["impl"], row["dtype"]): row["ms"]
+                for row in rows
+                if (row["op"], row["case"], row["mode"]) == (op, case, mode)
+            }
+            mine = ms.get(("quatrain", "bfloat16"), float("nan"))
+            best = min((v for (impl, _), v in ms.items() if impl == "cudnn"), default=float("nan"))
+            batch, width = (int(word[1:]) for word in case.split()[:2])
+            target = TARGETS.get((op.split("_")[0], batch, width))
+            wanted = f" target {target[i]}" if target else ""
+            today = ms.get(("cudnn", "bfloat16"), float("nan"))
+            cells.append(f"{mode} {mine:.2f} ms, cuDNN bf16 {today:.2f}, best {best:.2f}{wanted};")
+        lines.append(" ".join(cells))
+    return lines
+
+
+def tune_all(workers: Workers, kinds: list[str], count: int, until: float) -> None:
+    for kind in kinds:
+        for batch, width in TABLE:
+            for back in (False, True):
+                if time.monotonic() > until:
+                    say("no time left")
+                    return
+                found = workers.run("tune", 90, kind=kind, batch=batch, width=width, back=back, count=count)
+                say(
+                    f"{kind} B{batch} H{width} {'backward' if back else 'forward'}: {found.get('failed', '')}"
+                )
+                for row in found.get("rows", ()):
+                    say(f"    {row}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="check only")
+    parser.add_argument("--tune", action="store_true", help="measure plans, whole and empty steps")
+    parser.add_argument("--kinds", default="lstm,rnn,gru")
+    parser.add_argument("--plans", type=int, default=4, help="plans of each row with --tune")
+    parser.add_argument("--seconds", type=float, default=460, help="after which --tune begins nothing new")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--commit", default="", help="of the code that runs")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        worker()
+        return
+    workers, kinds, until = Workers(), args.kinds.split(","), time.monotonic() + args.seconds
+    try:
+        if args.tune:
+            tune_all(workers, kinds, args.plans, until)
+            return
+        say(f"clusters at once, found and assumed: {workers.run('residents', 60)}")
+        right = check_all(kinds)
+        if args.check:
+            bad = [f"{kind} {dtype}" for (kind, dtype), good in right.items() if not good]
+            say(f"wrong: {', '.join(bad) or 'nothing'}")
+            sys.exit(bool(bad))
+        rows = tabulate(workers, kinds, right)
+        ragged = {kind: workers.run("packed", 60, kind=kind, width=512, sequences=512) for kind in kinds[:2]}
+    finally:
+        workers.stop()
+    about = {"machine": torch.cuda.get_device_name(), "versions": f"torch {torch.__version__}"}
+    about |= {"commit": args.commit, "command": " ".join(sys.argv)}
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with args.out.open("a") as file:
+            file.writelines(json.dumps(row | about) + "\n" for row in rows)
+    say("\n".join([f"{about['machine']}, {about['versions']}", f"packed {ragged}", *short_table(rows)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""How a recurrent scan is spread over a GPU: pure arithmetic, no device is asked.
+
+A group of blocks runs some rows of the batch. Its blocks own units of the layer and keep the units' weights
+in registers as far as they go, then in shared memory; what is left is read from L2 at every step. Up to 16
+blocks are one cluster and exchange through its shared memory; more are a part of the grid and exchange
+through global memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+KINDS = {"rnn_tanh": 0, "rnn_relu": 1, "lstm": 2, "gru": 3}
+GATES = (1, 1, 4, 3)
+KEPT = (1, 1, 4, 4)  # numbers a forward pass keeps of a unit, but for the one in float32
+
+SHARED_BYTES = 227 << 10  # of a block on Hopper
+_UNITS = (16, 32, 64, 128)
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_WARPS = 8
+_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
+_MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
+_HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
+_STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
+
+# Costs in us. `_EMPTY`: a step without product by blocks of a cluster, and what a KB received adds; measured
+# with element-wise stores on one H200 (README.md). The rest is arithmetic of the chip.
+_EMPTY = ((1, 0.15), (2, 0.40), (4, 0.45), (8, 0.60), (16, 0.80))
+_CLUSTER_KB, _GRID, _GRID_KB, _CHUNK = 0.04, 1.05, 0.047, 0.05
+_TILE_PRODUCT = 1.6 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
+_FMA_PRODUCT = 16.0 / 1755
+_SHARED_KB, _L2_KB = 8.0 / 1755, 1 / 4000  # the latter by all blocks together
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one pass; the kernels' macros. ``cost`` is the guess of a step in us times the turns.
+
+    Attributes:
+        units: of the layer that a block owns.
+        blocks: of a group.
+        groups: that run at once.
+        rows: of a group.
+        warps: over rows and columns of the weights' tiles.
+        tiles: of 16 rows and of 16 columns that a warp has.
+        held: columns of tiles in registers.
+        shared: columns of tiles in shared memory.
+        cluster: blocks of a cluster.
+        grid: the group is more than a cluster.
+        chunks: of an operand that comes from global memory; how many are in shared memory at a time.
+        move: how operands are exchanged: 0 in bulk, 1 by threads (all of an operand at once).
+    """
+
+    units: int
+    blocks: int
+    groups: int
+    rows: int
+    warps: tuple[int, int]
+    tiles: tuple[int, int]
+    held: int
+    shared: int
+    cluster: int
+    grid: bool
+    shared_bytes: int
+    cost: float
+    chunks: tuple[int, int] = (1, 1)
+    move: int = 0
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps[0] * self.warps[1]
+
+    def vector(self, parts: int) -> int:
+        """Numbers of a group's operand."""
+        return self.blocks * parts * self.rows * self.units
+
+    def defines(self) -> tuple[tuple[str, int], ...]:
+        return (
+            ("UNITS", self.units),
+            ("BLOCKS", self.blocks),
+            ("ROWS", self.rows),
+            ("WM", self.warps[0]),
+            ("WK", self.warps[1]),
+            ("MPW", self.tiles[0]),
+            ("KPW", self.tiles[1]),
+            ("REGS", self.held),
+            ("SHARED", self.shared),
+            ("CLUSTER", self.cluster),
+            ("GRID", int(self.grid)),
+            ("MOVE", self.move),
+            ("CHUNKS", self.chunks[0]),
+            ("RING", self.chunks[1]),
+            ("BYTES", self.shared_bytes),
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be planned.
+
+    Attributes:
+        kind: number of the recurrence.
+        width: units of the layer.
+        sequences: rows of the batch or packed sequences.
+        size: bytes of a number.
+        back: of the backward pass.
+        processors: of the GPU.
+        shared_bytes: that a block may have.
+    """
+
+    kind: int
+    width: int
+    sequences: int
+    size: int
+    back: bool
+    processors: int
+    shared_bytes: int = SHARED_BYTES
+
+    @property
+    def parts(self) -> int:
+        """Numbers of the operand that a unit contributes."""
+        return GATES[self.kind] if self.back else 1
+
+    @property
+    def row_gates(self) -> int:
+        """Rows of the block's weights for each unit."""
+        return 1 if self.back else GATES[self.kind]
+
+
+def resident(cluster: int, processors: int) -> int:
+    """Clusters that run at once, a block a multiprocessor; those of a Hopper lie in parts of 16 and more."""
+    if cluster <= 4:
+        return processors // cluster
+    return max(processors // 16, 1) * (16 // cluster) if processors >= cluster else 0
+
+
+@cache
+def plan(problem: Problem) -> Plan | str:
+    """The cheapest plan, or why there is none."""
+    found = list(candidates(problem))
+    if not found:
+        return (
+            f"D = {problem.width}: needs more multiprocessors or shared memory than "
+            f"{problem.processors} with {problem.shared_bytes >> 10} KiB"
+        )
+    return min(found, key=lambda p: (p.cost, p.blocks, p.rows))
+
+
+def candidates(problem: Problem) -> Iterator[Plan]:
+    """All plans that can run."""
+    for units in _UNITS:
+        blocks = -(-problem.width // units)
+        if units > 16 and blocks * units >= 2 * problem.width:
+            continue  # half of it would be padding
+        if blocks <= _MOST_CLUSTER:
+            clusters: tuple[int, ...] = (blocks,)
+        else:
+            clusters = tuple(c for c in (1, 2, 4, 8) if blocks % c == 0)
+        for cluster in clusters:
+            grid = blocks > _MOST_CLUSTER
+            room = resident(cluster, problem.processors) * cluster // blocks
+            if room == 0:
+                continue
+            for rows in _ROWS:
+                groups = min(room, -(-problem.sequences // rows))
+                if groups * rows >= problem.sequences + groups + rows and rows > 1:
+                    continue  # rows without work
+                for chunks in _CHUNKS if grid else _CHUNKS[:1]:
+                    made = fit(problem, units, cluster, grid, rows, groups, chunks)
+                    if made is not None:
+                        yield made
+
+
+def fit(
+    problem: Problem,
+    units: int,
+    cluster: int,
+    grid: bool,
+    rows: int,
+    groups: int,
+    chunks: tuple[int, int] = (1, 1),
+) -> Plan | None:
+    """The plan with these numbers; None where it does not fit."""
+    blocks = -(-problem.width // units)
+    m, k = problem.row_gates * units // 16, blocks * problem.parts * units // 16
+    down = max(d for d in range(1, _WARPS + 1) if m % d == 0)
+    across = _WARPS // down
+    if 32 * down * across < units:
+        return None
+    slices = blocks * problem.parts
+    if slices % chunks[0] or (grid and slices // chunks[0] % cluster):
+        return None
+    fours = problem.size // 2
+    columns, tiles = -(-rows // 8), (m // down, -(-k // chunks[0] // across) * chunks[0])
+    elements = -(-units * rows // (32 * down * across))
+    sums = tiles[0] * columns * (4 if problem.size == 2 else 16)
+    per_tile = 4 * fours * tiles[0]
+    held = min(tiles[1], max(0, _HELD - sums - 8 * elements - (12 if elements > 2 else 0)) // per_tile)
+    if sums > 96 or elements > 8:
+        return None
+    made = Plan(units, blocks, groups, rows, (down, across), tiles, held, 0, cluster, grid, 0, 0.0, chunks)
+    base = shared_bytes(problem, made)
+    column = down * across * tiles[0] * fours * 512
+    shared = min(tiles[1] - held, max(0, problem.shared_bytes - base) // column)
+    left = tiles[1] - held - shared
+    if base > problem.shared_bytes or left * column > _STREAMED * (held + shared) * column:
+        return None
+    made = replace(made, shared=shared, shared_bytes=base + shared * column)
+    return replace(made, cost=_cost(problem, made, left * column))
+
+
+def shared_bytes(problem: Problem, made: Plan) -> int:
+    """Bytes of shared memory, in the order of `place_block` in layout.cuh."""
+    down, across = made.warps
+    size, columns = problem.size, -(-made.rows // 8)
+    vector = made.vector(problem.parts)
+    if made.grid:
+        vector = vector // made.chunks[0] * made.chunks[1]
+    v = (vector + 7 * made.units) * size
+    copies = not made.grid and made.blocks > 1
+    stage = problem.parts * made.units * made.rows * size if copies else 0
+    sums = across * columns * 8 * (problem.row_gates * made.units + 4) * 4
+    tiles = down * across * made.tiles[0] * made.shared * (size // 2) * 512
+    return (
+        (1 if made.grid else 2) * v + 2 * stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 16
+    )
+
+
+def _cost(problem: Problem, made: Plan, streamed: int) -> float:
+    """us of a step, times the sequences that a row runs one after the other."""
+    received = made.vector(problem.parts) * problem.size / 1024
+    products = made.warps[0] * made.warps[1] * made.tiles[0] * made.tiles[1] * -(-made.rows // 8)
+    product = products * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
+    held = (
+        made.shared * made.warps[0] * made.warps[1] * made.tiles[0] * problem.size / 4
+    )  # KB read at each step
+    product += held * _SHARED_KB + streamed / 1024 * made.blocks * made.groups * _L2_KB
+    if not made.grid:
+        step = next(us for blocks, us in _EMPTY if made.blocks <= blocks) + product
+        step += _CLUSTER_KB * received if made.blocks > 1 else 0
+    else:
+        arrival, pieces = _GRID_KB * received * (0.5 + 0.5 / made.cluster), made.chunks[0]
+        step = _GRID + max(arrival, product) + min(arrival, product) / pieces + _CHUNK * (pieces - 1)
+    turns = -(-problem.sequences // (made.groups * made.rows))
+    return step * turns

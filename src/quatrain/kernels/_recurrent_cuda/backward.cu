@@ -1,0 +1,80 @@
+// The backward pass of one unit of one row; scan.cuh calls it. README.md has the derivation.
+
+struct In {
+    Data dy;
+    Kept gates[KEPT];
+    float now, before;
+};
+
+__device__ __forceinline__ void read(In& in, const Args& args, const Row& now, int unit) {
+    if (now.flags & BEHIND) return;
+    Long at = now.at * args.width + unit;
+    in.dy = args.dy[now.at * args.dy_step + unit];
+    EACH(g, KEPT) in.gates[g] = args.gates[(now.at * KEPT + g) * args.width + unit];
+    if (CELL) in.now = args.cells[at];
+    if (WIDE) {
+        const float* start = CELL ? args.c0 : args.h0;
+        bool there = !(now.flags & LAST);
+        in.before = there ? args.cells[at - args.width] : start ? start[(Long)now.sequence * args.width + unit] : 0.f;
+    }
+}
+
+__device__ __forceinline__ void read_later(const Args& args, const Row& now, int unit) {
+    Long later = now.at - 4;
+    if (later < 0) return;
+    prefetch(args.dy + later * args.dy_step + unit);
+    EACH(g, KEPT) prefetch(args.gates + (later * KEPT + g) * args.width + unit);
+    if (WIDE) prefetch(args.cells + later * args.width + unit);
+}
+
+__device__ __forceinline__ void work(
+    const Args& args, const Block& b, Unit& state, const In& in, const Row& now, int row, int u, float* out
+) {
+    int unit = b.member * UNITS + u;
+    state.h += sum_of(b, row, u);
+    if (now.flags & BEHIND) {
+        Long to = (Long)now.sequence * args.width + unit;
+        args.dh0[to] = state.h;
+        if (CELL) args.dc0[to] = state.c;
+        return;
+    }
+    state.h += widen(in.dy);
+    float z[4];
+    EACH(g, KEPT) z[g] = kept(in.gates[g]);
+    float inner = retreat(state, z, in.now, in.before);
+    EACH(g, GATES) {
+        args.dx[(now.at * GATES + g) * args.width + unit] = narrow(z[g]);
+        out[g] = z[g];
+    }
+    if (KIND == 3) {
+        args.dinner[now.at * args.width + unit] = narrow(inner);
+        out[GATES - 1] = inner;
+        state.bias += inner;
+    }
+}
+
+// Before the last step of a sequence: nothing came through the product yet.
+__device__ __forceinline__ void enter(const Args& args, Unit& state, const Row& next, int unit, float* out) {
+    Long from = (Long)next.sequence * args.width + unit;
+    state.h = args.dh ? args.dh[from] : 0.f;
+    state.c = CELL && args.dc ? args.dc[from] : 0.f;
+    EACH(g, GATES) out[g] = 0.f;
+}
+
+// Behind the last step of a row.
+__device__ __forceinline__ void leave(const Args& args, const Block& b, const Unit& state, int row, int unit) {
+    if (KIND == 3) args.dbias[((Long)b.group * ROWS + row) * args.width + unit] = state.bias;
+}
+
+__device__ __forceinline__ void poison(const Args& args, int unit) {
+    float nan = __int_as_float(0x7fc00000);
+    for (Long i = threadIdx.x / UNITS; i < args.tokens; i += THREADS / UNITS) {
+        EACH(g, GATES) args.dx[(i * GATES + g) * args.width + unit] = narrow(nan);
+        if (KIND == 3) args.dinner[i * args.width + unit] = narrow(nan);
+    }
+    if (!FLUSH) return;
+    for (Long i = threadIdx.x / UNITS; i < args.sequences; i += THREADS / UNITS) {
+        args.dh0[i * args.width + unit] = nan;
+        if (CELL) args.dc0[i * args.width + unit] = nan;
+    }
+}

@@ -1,0 +1,62 @@
+// The forward pass of one unit of one row; scan.cuh calls it.
+
+struct In {  // what is read of a step before its product is there
+    Data drive[GATES];
+};
+
+__device__ __forceinline__ void read(In& in, const Args& args, const Row& now, int unit) {
+    const Data* from = args.x + now.at * args.x_step + unit;
+    EACH(g, GATES) in.drive[g] = from[(Long)g * args.width];
+}
+
+__device__ __forceinline__ void read_later(const Args& args, const Row& now, int unit) {
+    Long later = now.at + 4;  // another sequence's data do no harm
+    if (later < args.tokens) EACH(g, GATES) prefetch(args.x + later * args.x_step + (Long)g * args.width + unit);
+}
+
+__device__ __forceinline__ void work(
+    const Args& args, const Block& b, Unit& state, const In& in, const Row& now, int row, int u, float* out
+) {
+    int unit = b.member * UNITS + u;
+    float z[4], inner = 0.f;
+    EACH(g, GATES) {
+        float product = sum_of(b, row, g * UNITS + u);
+        if (KIND == 3 && g == 2) {
+            inner = product + (args.bias ? args.bias[unit] : 0.f);
+            product = 0.f;
+        }
+        z[g] = widen(in.drive[g]) + product;
+    }
+    advance(state, z, inner);
+    args.y[now.at * args.width + unit] = narrow(state.h);
+    if (KEEP) {
+        EACH(g, KEPT) args.gates[(now.at * KEPT + g) * args.width + unit] = keep(z[g]);
+        if (WIDE) args.cells[now.at * args.width + unit] = CELL ? state.c : state.h;
+    }
+    if (now.flags & LAST) {
+        Long to = (Long)now.sequence * args.width + unit;
+        args.last_h[to] = state.h;
+        if (CELL) args.last_c[to] = state.c;
+    }
+    out[0] = state.h;
+}
+
+// Before the first step of a sequence.
+__device__ __forceinline__ void enter(const Args& args, Unit& state, const Row& next, int unit, float* out) {
+    Long from = (Long)next.sequence * args.width + unit;
+    state.h = args.h0 ? args.h0[from] : 0.f;
+    state.c = CELL && args.c0 ? args.c0[from] : 0.f;
+    out[0] = state.h;
+}
+
+__device__ __forceinline__ void leave(const Args&, const Block&, const Unit&, int, int) {}
+
+// What a pass that could not end leaves behind for a unit.
+__device__ __forceinline__ void poison(const Args& args, int unit) {
+    float nan = __int_as_float(0x7fc00000);
+    for (Long i = threadIdx.x / UNITS; i < args.tokens; i += THREADS / UNITS) args.y[i * args.width + unit] = narrow(nan);
+    for (Long i = threadIdx.x / UNITS; i < args.sequences; i += THREADS / UNITS) {
+        args.last_h[i * args.width + unit] = nan;
+        if (CELL) args.last_c[i * args.width + unit] = nan;
+    }
+}

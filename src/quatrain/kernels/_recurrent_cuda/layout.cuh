@@ -1,0 +1,148 @@
+// Where everything lies: sizes, arguments, which sequence a row holds at which step.
+//
+// A group of BLOCKS blocks runs ROWS rows; each block owns UNITS units of the layer. The operand of a step's
+// product (h forward, the cotangents of the gates backward) is a vector of SLICES * UNITS numbers for each row,
+// in slices [slice][row][UNITS]: what a block contributes is one piece.
+//
+// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, MOVE, CHUNKS, RING,
+// BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
+
+#define PARTS (BACK ? GATES : 1)  // slices of a block
+#define SLICES (BLOCKS * PARTS)
+#define MT ((BACK ? 1 : GATES) * UNITS / 16)  // tiles of 16 rows of a block's weights
+#define KT (SLICES * UNITS / 16)              // tiles of 16 columns
+#define NT ((ROWS + 7) / 8)
+#define THREADS (32 * WM * WK)
+#define ELEMENTS (UNITS * ROWS)
+#define EACH_THREAD ((ELEMENTS + THREADS - 1) / THREADS)
+#define PIECE (PARTS * ELEMENTS)     // numbers that a block contributes
+#define VECTOR (SLICES * ELEMENTS)   // numbers of an operand
+#define PITCH (MT * 16 + 4)          // of sums: no two lanes in one bank, writing or reading
+#define FOURS (DATA == 0 ? 2 : 1)    // of a lane in a tile
+#define COPY (!GRID && BLOCKS > 1)   // pieces go through shared memory of the cluster
+#define CHUNK (VECTOR / CHUNKS)      // of an operand that comes from global memory
+#define CHUNK_TILES (KT / CHUNKS)
+#define KPC (KPW / CHUNKS)           // tiles of a warp in a chunk
+#define USES (CHUNKS / RING)         // of a place for a chunk, in a step
+
+struct Args {
+    const Data *x, *dy;
+    const Four* weight;
+    const float *bias, *h0, *c0, *dh, *dc;
+    const Long *order, *lengths, *bounds;
+    Data *y, *dx, *dinner;
+    float *last_h, *last_c, *cells, *dh0, *dc0, *dbias;
+    Kept* gates;
+    Data* exchange;
+    int *arrived, *status;
+    Long x_step, dy_step, time, tokens, patience;
+    int width, sequences, groups;
+};
+
+// Bytes of shared memory in its order; _plan.py adds them up too. A matrix reads up to 7 rows past the last.
+#define V_BYTES (((GRID ? RING * CHUNK : VECTOR) + 7 * UNITS) * (int)sizeof(Data))
+#define STAGE_BYTES (COPY ? PIECE * (int)sizeof(Data) : 0)
+#define SUM_BYTES (WK * NT * 8 * PITCH * 4)
+#define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
+static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + 2 * STAGE_BYTES + SUM_BYTES + TILE_BYTES + 32 * ROWS + 16 * RING + 16,
+              "_plan.py counts bytes of shared memory otherwise");
+
+struct __align__(16) Row {  // what a row does in a step
+    Long at;                // its token; negative: nothing
+    int sequence, flags;
+};
+enum { FIRST = 1, LAST = 2, BEHIND = 4 };  // step of a sequence, in the direction of the pass; one more backwards
+
+struct Block {
+    Data* v;  // operands: two, or RING chunks of one where blocks read it from global memory
+    Data* stage;
+    float* sums;
+    Four* tiles;
+    Row* rows;
+    Long *full, *empty;  // barriers: an operand is there, a place for a chunk is free
+    int* failed;
+    int group, member;
+};
+
+__device__ __forceinline__ Block place_block() {
+    char* memory = (char*)shared_memory;
+    Block b;
+    b.v = (Data*)memory;
+    memory += (GRID ? 1 : 2) * V_BYTES;
+    b.stage = (Data*)memory;
+    memory += 2 * STAGE_BYTES;
+    b.sums = (float*)memory;
+    memory += SUM_BYTES;
+    b.tiles = (Four*)memory;
+    memory += TILE_BYTES;
+    b.rows = (Row*)memory;
+    memory += 2 * ROWS * sizeof(Row);
+    b.full = (Long*)memory;
+    b.empty = b.full + RING;
+    b.failed = (int*)(b.full + 2 * RING);
+    b.group = blockIdx.x / BLOCKS;
+    b.member = blockIdx.x % BLOCKS;
+    return b;
+}
+
+__device__ __forceinline__ Data* operand(const Block& b, int step) {
+    return b.v + (GRID ? 0 : (step & 1) * (V_BYTES / (int)sizeof(Data)));
+}
+__device__ __forceinline__ Long* bar_of(const Block& b, int step) { return b.full + (step & 1); }  // RING is 1 there
+
+// Row n's piece of 16 bytes c lies where c ^ twist(n) says, so that 8 rows' pieces lie in different banks.
+__device__ __forceinline__ int twist(int n) {
+    constexpr int PIECES = UNITS / 8 < 8 ? UNITS / 8 : 8;
+    constexpr int APART = UNITS < 64 ? 64 / UNITS : 1;
+    return DATA == 0 ? 0 : n / APART & (PIECES - 1);
+}
+__device__ __forceinline__ int place(int row, int u) { return row * UNITS + ((u >> 3 ^ twist(row)) << 3) + (u & 7); }
+
+// Sequences are dealt out to all groups' rows, to and fro, longest first. A thread walks along one row.
+struct Walk {
+    Long turn, start, next_start;
+    int slot, length, next_length, sequence, next_sequence, step;
+};
+
+__device__ __forceinline__ Long clamp(Long x, Long most) { return x < 0 ? 0 : x > most ? most : x; }
+
+__device__ __forceinline__ void look_ahead(Walk& w, const Args& args) {
+    Long slots = (Long)args.groups * ROWS;
+    for (;;) {
+        Long rank = w.turn * slots + (w.turn & 1 ? slots - 1 - w.slot : w.slot);
+        ++w.turn;
+        if (rank >= args.sequences) {
+            // Going back on the way, a row may have no turn and still have the next.
+            w.next_sequence = -1;
+            if (w.turn * slots >= args.sequences) return;
+            continue;
+        }
+        w.next_sequence = args.order ? (int)args.order[rank] : (int)rank;
+        if (args.bounds) {
+            w.next_start = clamp(args.bounds[w.next_sequence], args.tokens);
+            w.next_length = (int)clamp(args.bounds[w.next_sequence + 1] - w.next_start, args.tokens - w.next_start);
+        } else {
+            w.next_start = w.next_sequence * args.time;
+            w.next_length = (int)(args.lengths ? clamp(args.lengths[w.next_sequence], args.time) : args.time);
+        }
+        if (w.next_length > 0) return;
+    }
+}
+
+__device__ __forceinline__ Walk first_walk(const Args& args, int slot) {
+    Walk w = {0, 0, 0, slot, 0, 0, -1, -1, 0};
+    look_ahead(w, args);
+    return w;
+}
+
+__device__ __forceinline__ Row walk(Walk& w, const Args& args) {
+    ++w.step;
+    if (w.sequence < 0 || w.step >= w.length + FLUSH) {
+        w.sequence = w.next_sequence, w.start = w.next_start, w.length = w.next_length, w.step = 0;
+        if (w.sequence >= 0) look_ahead(w, args);
+    }
+    if (w.sequence < 0) return {-1, -1, 0};
+    int flags = (w.step == 0 ? FIRST : 0) | (w.step == w.length - 1 ? LAST : 0) | (w.step == w.length ? BEHIND : 0);
+    int t = BACK ? (w.step < w.length ? w.length - 1 - w.step : 0) : w.step;
+    return {w.start + t, w.sequence, flags};
+}

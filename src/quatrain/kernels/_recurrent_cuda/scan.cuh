@@ -1,0 +1,106 @@
+// The loop over time of both passes: wait for the operand, multiply, do the units' work, send the next operand.
+//
+// Two barriers of the block a step, and one exchange (exchange.cuh).
+
+// A unit's numbers of the next operand, and its states where another sequence begins.
+__device__ __forceinline__ void prepare(
+    const Args& args, const Block& b, Unit& state, const Row& next, Data* piece, int row, int u, float* out
+) {
+    int unit = b.member * UNITS + u;
+    bool there = next.at >= 0 && unit < args.width;
+    if (there && next.flags & FIRST) enter(args, state, next, unit, out);
+    EACH(g, PARTS) {
+        piece[g * ELEMENTS + place(row, u)] = narrow(there ? out[g] : 0.f);
+    }
+}
+
+// The element of this thread's turn i: false where there is none.
+__device__ __forceinline__ bool element(int i, int& row, int& u) {
+    int e = threadIdx.x + i * THREADS;
+    row = e / UNITS, u = e % UNITS;
+    return EACH_THREAD * THREADS == ELEMENTS || e < ELEMENTS;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Args args) {
+    Block b = place_block();
+    int thread = threadIdx.x;
+    Held held;
+    hold_weights(held, b, args);
+    if (thread == 0) {
+        *b.failed = 0;
+        for (int i = 0; i < RING; ++i) bar_init(b.full + i, 1), bar_init(b.empty + i, GRID ? WM * WK * CLUSTER : 1);
+        bar_publish();
+        if (COPY) announce(b, 0), announce(b, 1);
+    }
+    Walk mine;
+    if (thread < ROWS) {
+        mine = first_walk(args, b.group * ROWS + thread);
+        b.rows[thread] = walk(mine, args);
+    }
+    __syncthreads();
+    if (CLUSTER > 1) cluster_sync();
+
+    Unit state[EACH_THREAD];
+    float out[GATES];
+    int row, u;
+    EACH(i, EACH_THREAD) {
+        state[i].h = state[i].c = state[i].bias = 0.f;
+        if (element(i, row, u)) {
+            EACH(g, GATES) out[g] = 0.f;
+            prepare(args, b, state[i], b.rows[row], piece_of(args, b, 0), row, u, out);
+        }
+    }
+    send(args, b, 0);
+
+    bool more = true;
+    for (int step = 0; more; ++step) {
+        const Row *now = b.rows + (step & 1) * ROWS, *next = b.rows + (step + 1 & 1) * ROWS;
+        In in[EACH_THREAD];
+        EACH(i, EACH_THREAD) {
+            if (!EMPTY && element(i, row, u) && now[row].at >= 0 && b.member * UNITS + u < args.width) {
+                read(in[i], args, now[row], b.member * UNITS + u);
+                if (u % 16 == 0) read_later(args, now[row], b.member * UNITS + u);
+            }
+        }
+        bool alive = false;
+        if (thread < ROWS) {
+            Row then = walk(mine, args);
+            b.rows[(step + 1 & 1) * ROWS + thread] = then;
+            alive = then.at >= 0;
+        }
+        bool came = receive(args, b, step);
+        if (EMPTY) {
+            for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+                enter_chunk(args, b, step, chunk, came);
+                leave_chunk(b, chunk);
+            }
+        } else {
+            multiply_all(held, args, b, step, came);
+        }
+        if (!came) *b.failed = 1;
+        more = __syncthreads_or(alive);
+        if (*b.failed) break;
+        EACH(i, EACH_THREAD) {
+            if (element(i, row, u)) {
+                EACH(g, GATES) out[g] = 0.f;
+                bool valid = now[row].at >= 0 && b.member * UNITS + u < args.width;
+                if (!EMPTY && valid) work(args, b, state[i], in[i], now[row], row, u, out);
+                if (more) prepare(args, b, state[i], next[row], piece_of(args, b, step + 1), row, u, out);
+            }
+        }
+        if (more) send(args, b, step + 1);
+    }
+    EACH(i, EACH_THREAD) {
+        if (*b.failed) state[i].bias = __int_as_float(0x7fc00000);
+        if (element(i, row, u) && b.member * UNITS + u < args.width) leave(args, b, state[i], row, b.member * UNITS + u);
+    }
+    if (*b.failed) {
+        if (thread == 0) {
+            if (GRID) atomicExch(args.arrived + args.groups, 1);
+            *args.status = 1;
+        }
+        int unit = b.member * UNITS + thread % UNITS;
+        if (unit < args.width) poison(args, unit);
+    }
+    if (CLUSTER > 1) cluster_sync();  // nobody may be gone while others write here
+}

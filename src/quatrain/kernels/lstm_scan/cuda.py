@@ -1,0 +1,27 @@
+"""LSTM scan in CUDA C++ for Hopper, one kernel for all steps; see ``_recurrent_cuda``."""
+
+from torch import Tensor
+
+from quatrain.kernels import _recurrent_cuda
+from quatrain.kernels._op import Arguments
+
+
+def why_not(arguments: Arguments) -> str | None:
+    """Why the kernel cannot run these arguments; reads metadata only."""
+    return _recurrent_cuda.why_not("lstm", arguments)
+
+
+def scan(
+    x: Tensor,
+    weight: Tensor,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `lstm_scan_reference`; operands of 16 bits are rounded in the product, sums and the cell are
+    float32.
+    """
+    y, h, c = _recurrent_cuda.scan("lstm", x, weight, None, h0, c0, lengths, cu_seqlens)
+    return y, h, c

@@ -1,0 +1,224 @@
+"""The recurrent scans' CUDA kernel on a CPU: all blocks of a group at once, their copies in any order."""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tests.test_kernels import WIDE_PARAMETERS, check_budget, example, strided
+
+from quatrain.kernels import OPS, Case, _nvrtc, _recurrent_cuda
+from quatrain.kernels._recurrent_cuda import _launch, _plan
+from quatrain.kernels.gru_scan import cuda as gru
+from quatrain.kernels.lstm_scan import cuda as lstm
+from quatrain.kernels.rnn_scan import cuda as rnn
+
+COMPILER = shutil.which("g++")
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or sys.platform != "linux", reason="needs g++ and Linux's fibers"
+)
+HEADER = Path(__file__).with_name("cluster_on_cpu.h")
+SCANS = {"rnn_scan": rnn.scan, "lstm_scan": lstm.scan, "gru_scan": gru.scan}
+
+
+class Emulated:
+    """Stands for `_nvrtc.Kernels`."""
+
+    together = 1 << 30  # blocks that run at once
+    late = 0
+
+    def __init__(self, library):
+        self.library = library
+
+    def launch(self, name, blocks, threads, shared, args, *, cluster, cooperative):
+        together = min(self.together, blocks) if cooperative else cluster
+        function = getattr(self.library, name)
+        self.library.emulate(
+            function, blocks, together, cluster, threads, shared, self.late, ctypes.byref(args)
+        )
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("emulator")
+    patch = pytest.MonkeyPatch()
+
+    @cache
+    def kernels(text, defines, device):
+        name = "-".join(str(value) for _, value in defines)
+        file, library = folder / f"{name}.cpp", folder / f"{name}.so"
+        file.write_text(f"{text}\nEMULATOR_ENTRY\n")
+        macros = [f"-D{key}={value}" for key, value in defines]
+        flags = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-include", str(HEADER), *macros]
+        subprocess.run([COMPILER, *flags, "-o", str(library), str(file)], check=True)
+        return Emulated(ctypes.CDLL(str(library)))
+
+    patch.setattr(_nvrtc, "kernels", kernels)
+    patch.setattr(_nvrtc, "processors", lambda device: 132)
+    library = torch.library.Library("quatrain", "IMPL")
+    library.impl("recurrent_cuda", _recurrent_cuda.forward, "CPU")
+    library.impl("recurrent_cuda_backward", _recurrent_cuda.backward, "CPU")
+    yield kernels
+    library._destroy()
+    patch.undo()
+
+
+CASES = [
+    pytest.param(name, case, dtype, id=f"{name}-{case.name}-{str(dtype)[6:]}")
+    for name in SCANS
+    for cases in [[c for c in OPS[name].cases if c.flags.get("reset") != "before"]]
+    for i, case in enumerate(cases)
+    for dtype in (torch.bfloat16, torch.float32, torch.float16)
+    if dtype is torch.bfloat16 or i in (len(cases) // 2, len(cases) - 1)
+]
+
+
+@pytest.mark.parametrize(("name", "case", "dtype"), CASES)
+def test_matches_the_definition(emulator, name, case, dtype):
+    check_budget(OPS[name], SCANS[name], example(OPS[name], case), dtype)
+
+
+def force(
+    monkeypatch, units, cluster, rows, groups, *, grid=False, held=99, shared=99, move=0, chunks=(1, 1)
+):
+    """Plans with these numbers instead of the cheapest; few tiles held, so that every place is read."""
+
+    def plan(problem):
+        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks)
+        assert made is not None
+        held_now = min(held, made.held)
+        shared_now = min(shared, made.tiles[1] - held_now)
+        made = replace(made, held=held_now, shared=shared_now, move=move)
+        return replace(made, shared_bytes=_plan.shared_bytes(problem, made))
+
+    monkeypatch.setattr(_launch, "plan", plan)
+
+
+CLUSTERS = {  # units, cluster, rows, groups
+    "three blocks": ((16, 3, 3, 2), {}),
+    "by threads": ((16, 3, 4, 1), {"move": 1}),
+    "shared weights": ((16, 3, 2, 3), {"held": 0}),
+    "weights from everywhere": ((16, 3, 3, 2), {"held": 1, "shared": 1, "move": 1}),
+    "streamed weights": ((32, 2, 9, 1), {"held": 0, "shared": 0}),
+    "a grid": ((16, 1, 3, 2), {"grid": True}),
+    "a grid of clusters": ((16, 3, 3, 2), {"grid": True}),
+    "a grid in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (3, 3), "held": 1}),
+    "chunks in a ring": ((16, 1, 3, 2), {"grid": True, "chunks": (3, 1)}),
+    "chunks for a cluster": ((16, 2, 3, 2), {"grid": True, "chunks": (2, 1), "held": 1}),
+    "a grid by threads": ((16, 1, 5, 1), {"grid": True, "move": 1}),
+}
+
+
+@pytest.mark.parametrize("how", CLUSTERS)
+@pytest.mark.parametrize("name", SCANS)
+def test_blocks_that_work_together(emulator, name, how, monkeypatch):
+    """Each way of exchanging operands and keeping weights; sequences share rows and blocks end in padding."""
+    numbers, flags = CLUSTERS[how]
+    force(monkeypatch, *numbers, **flags)
+    monkeypatch.setattr(Emulated, "late", len(how) % 2)
+    form = ("lengths", "cu_seqlens", None)[len(how) % 3]
+    width = 60 if "chunks for" in how else 37
+    dims = {"B": 1, "T": 41, "D": width} if form == "cu_seqlens" else {"B": 11, "T": 9, "D": width}
+    optional = ("bias", "h0", "c0")[0 if name == "gru_scan" else 1 : 3 if name == "lstm_scan" else 2]
+    case = Case(dims, (*optional, *([form] if form else [])))
+    dtype = (torch.bfloat16, torch.float32, torch.float16)[len(how) // 2 % 3]
+    check_budget(OPS[name], SCANS[name], example(OPS[name], case), dtype)
+
+
+def given(name, case, dtype=torch.bfloat16):
+    return {
+        k: x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for k, x in drawn(name, case)
+    }
+
+
+def drawn(name, case):
+    return example(OPS[name], case).items()
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_a_layer_of_512_units_as_it_is_planned(emulator, name):
+    """16 blocks of a cluster, or 8 with a part of the weights in shared memory: the plans of the table."""
+    case = Case({"B": 9, "T": 3, "D": 512}, ("h0",))
+    check_budget(OPS[name], SCANS[name], example(OPS[name], case), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_strides_and_wide_parameters(emulator, name):
+    case = OPS[name].cases[-1] if name != "gru_scan" else OPS[name].cases[8]
+    check_budget(OPS[name], SCANS[name], example(OPS[name], case), torch.float32, layout=strided)
+    check_budget(OPS[name], SCANS[name], example(OPS[name], case), torch.bfloat16, keep=WIDE_PARAMETERS[name])
+
+
+@pytest.mark.parametrize("form", ["lengths", "cu_seqlens"])
+def test_empty_sequences_and_bad_indices(emulator, form):
+    """An empty sequence keeps its state; indices that lie outside read and write nothing there."""
+    torch.manual_seed(0)
+    rows = 4 if form == "lengths" else 1
+    x = torch.randn(rows, 6, 4 * 5).bfloat16().requires_grad_()
+    weight = torch.randn(4 * 5, 5).bfloat16()
+    h0, c0 = torch.randn(2, 4, 5, requires_grad=True)
+    index = torch.tensor([0, 6, 2, 0] if form == "lengths" else [0, 0, 4, 6, 6])
+    y, h, c = lstm.scan(x, weight, h0, c0, **{form: index})
+    assert torch.equal(h[0], h0[0])
+    assert torch.equal(c[3], c0[3])
+    dh0, dc0 = torch.autograd.grad(h.sum() + 2 * c.sum(), (h0, c0))
+    assert torch.equal(dh0[3], torch.ones(5))
+    assert torch.equal(dc0[0], torch.full((5,), 2.0))
+    wrong = torch.tensor([-7, 1 << 40, 3, 9] if form == "lengths" else [-3, 1 << 40, 2, 9, -1])
+    y, h, c = lstm.scan(x, weight, h0, c0, **{form: wrong})
+    torch.autograd.grad(y.float().sum() + h.sum(), x)
+
+
+def test_saturated_gates(emulator):
+    """Where gates are nearly 0 or 1 their slopes must not be differences of rounded numbers."""
+    for name, run in SCANS.items():
+        arguments = dict(drawn(name, Case({"B": 2, "T": 7, "D": 6}, ("h0", "c0"))))
+        arguments["x"] *= 8
+        check_budget(OPS[name], run, arguments, torch.float32)
+        check_budget(OPS[name], run, arguments, torch.bfloat16)
+
+
+def test_blocks_that_never_start_leave_nan_and_an_error(emulator, monkeypatch):
+    """Another process holds a part of the GPU: the grid's barrier is never met."""
+    force(monkeypatch, 16, 1, 2, 2, grid=True)
+    arguments = given("lstm_scan", Case({"B": 4, "T": 5, "D": 37}, ("h0",)))
+    device = arguments["x"].device
+    monkeypatch.setattr(Emulated, "together", 2)
+    monkeypatch.setattr(_launch, "PATIENCE", 500)
+    for move in (0, 1):
+        force(monkeypatch, 16, 1, 2, 2, grid=True, move=move)
+        y, h, c = lstm.scan(**arguments)
+        for result in (y, h, c):
+            assert result.isnan().all()
+        with pytest.raises(RuntimeError, match="waited too long"):
+            _recurrent_cuda.check(device)
+        _recurrent_cuda.check(device)
+    lstm.scan(**arguments)
+    with pytest.raises(RuntimeError, match="waited too long"):  # raised by whatever comes next
+        lstm.scan(**arguments)
+    monkeypatch.setattr(Emulated, "together", 1 << 30)
+    y, _, _ = lstm.scan(**arguments)
+    assert y.isfinite().all()
+
+
+def test_compiled_and_checked_by_torch(emulator):
+    arguments = given("gru_scan", Case({"B": 2, "T": 4, "D": 5}, ("bias", "h0")), torch.float32)
+    tensors = [arguments[name].requires_grad_() for name in ("x", "weight", "bias", "h0")]
+    args = ("gru", *tensors, None, None, None, True)
+    torch.library.opcheck(
+        torch.ops.quatrain.recurrent_cuda.default,
+        args,
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static"),
+    )
+
+
+def test_a_second_derivative_is_refused(emulator):
+    x = torch.randn(1, 2, 8, requires_grad=True)
+    y, *_ = lstm.scan(x, torch.randn(8, 2))
+    with pytest.raises(RuntimeError, match="create_graph"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)

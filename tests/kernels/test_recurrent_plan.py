@@ -1,0 +1,59 @@
+"""How the recurrent scans' CUDA kernel is spread over a GPU: arithmetic, on any machine."""
+
+import pytest
+
+from quatrain.kernels._recurrent_cuda._plan import KINDS, SHARED_BYTES, Problem, candidates, plan, resident
+
+H100 = 132  # multiprocessors
+TABLE = [(16, 512), (64, 512), (16, 1024), (64, 1024), (64, 2048), (1, 1024)]
+
+
+def problems(width, sequences, size=2, processors=H100):
+    return [
+        Problem(kind, width, sequences, size, back, processors)
+        for kind in KINDS.values()
+        for back in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(("batch", "width"), TABLE)
+def test_every_plan_fits(batch, width):
+    for problem in problems(width, batch):
+        for made in candidates(problem):
+            assert made.blocks * made.units >= width
+            assert made.shared_bytes <= SHARED_BYTES
+            assert made.blocks * made.groups <= resident(made.cluster, H100) * made.cluster
+            assert made.cluster == made.blocks or made.blocks % made.cluster == 0
+            assert made.threads <= 256
+            assert made.held * made.tiles[0] * 4 <= 160
+            assert made.chunks[0] % made.chunks[1] == 0
+            assert made.tiles[1] % made.chunks[0] == 0
+
+
+@pytest.mark.parametrize("width", [1, 7, 16, 33, 100, 512, 768, 1000, 1024, 2048, 4096])
+@pytest.mark.parametrize("sequences", [1, 17, 1000])
+def test_any_width_and_batch_has_a_plan(width, sequences):
+    for problem in problems(width, sequences):
+        made = plan(problem)
+        assert not isinstance(made, str), made
+
+
+def test_weights_of_the_table_stay_on_the_chip():
+    """But for an LSTM of 2048 units, whose weights are larger than shared memory."""
+    for batch, width in TABLE:
+        for problem in problems(width, batch):
+            made = plan(problem)
+            if width < 2048:
+                assert made.held + made.shared == made.tiles[1]
+
+
+def test_a_reason_where_nothing_fits():
+    reason = plan(Problem(KINDS["lstm"], 4096, 64, 4, True, 8))
+    assert "D = 4096" in reason
+    assert "8" in reason
+
+
+def test_rows_are_not_wasted():
+    """A batch that fits is spread over all groups, one sequence a row."""
+    made = plan(Problem(KINDS["lstm"], 512, 64, 2, False, H100))
+    assert made.groups * made.rows == 64
