@@ -103,7 +103,7 @@ def _kernel(mixer: S4D, time: int) -> Rows:
     gap = float((recurrence - convolution).abs().max() / convolution.abs().max())
     order = rate.real.abs().amin(-1).argsort()
     picked = [int(order[at * (len(order) - 1) // max(1, _CHANNELS - 1)]) for at in range(_CHANNELS)]
-    rows: Rows = [("equal", {"dtype": "kernel, float64", "length": time, "difference": gap})]
+    rows: Rows = [("equal", {"dtype": "the kernel in float64", "length": time, "difference": gap})]
     for channel in picked:
         pairs = zip(convolution[channel].tolist(), recurrence[channel].tolist(), strict=True)
         for t, (one, other) in enumerate(pairs):
