@@ -339,9 +339,11 @@ def test_classes_of_byte_pairs_are_answered_and_judged(folder, tmp_path, capsys,
 def test_dna_after_text_gets_new_tables(folder, trained, tmp_path, capsys):
     args = ("--init-from", trained("lm"), "--out", tmp_path / "run", "--train.steps", 1, "--threads", 1)
     sizes = ("--train.sequence", 32, "--train.batch_tokens", 64)
-    code, _, err = run("train", folder / "bases.fa", *args, *sizes, capsys=capsys)
+    code, out, err = run("train", folder / "bases.fa", *args, *sizes, capsys=capsys)
     assert (code, "new embedding (vocab 256 there, 6 here)" in err) == (0, True), err
     assert "bases, each record a document; windows come from both strands" in err
+    assert "quatrain generate" in out
+    assert "--prompt 'ACGT'" in out
 
 
 def test_what_does_not_fit_is_named(folder, trained, tmp_path, capsys):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quatrain import records, report
+from quatrain.cli import _data
 from quatrain.cli._display import duration, size, sparkline
 from quatrain.errors import MissingExtraError
 
@@ -180,7 +181,9 @@ def show(out: Path, again: bool) -> None:
     lines += [("report", f"none: {missing}")] if missing else []
     if best := report.best(rows):
         run = out / best["run"]
-        text = f"quatrain generate {run} --prompt 'The '"
+        about = next(row for row in rows if row["kind"] == "comparison")
+        start = _data.prompt(about["data"].get("tokenizer", ""))
+        text = f"quatrain generate {run} --prompt '{start}'"
         lines.append(("try", text if report.task(rows) == "lm" else f"quatrain predict {run} INPUT"))
     for name, text in lines:
         console.print(f"{name + ':':<9}{text}", markup=False, soft_wrap=True)

@@ -22,6 +22,11 @@ def how_else(task: str) -> str:
     return " (recognised; --task chooses another)" if task == "auto" else ""
 
 
+def prompt(tokenizer: str) -> str:
+    """A beginning that a language model with this tokenizer can read, for a proposal."""
+    return "ACGT" if tokenizer == "dna" else "The "
+
+
 def shortcuts(parsed: Parsed, names: dict[str, str]) -> None:
     """Put arguments that stand for a config key among the keys; a problem where a key is given as well."""
     for name, key in names.items():

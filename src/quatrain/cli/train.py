@@ -128,15 +128,17 @@ def _summary(result: "Result") -> str:
     speed = progress.tokens / progress.seconds if progress.seconds else 0.0
     best = out / "checkpoints" / f"step-{progress.best_step:08d}"
     head = f"{out} {done}: {progress.step:,} steps, {progress.tokens:,} tokens, {speed:,.0f} tokens/s\n"
-    task = load_meta(result.checkpoint)["data"].get("task", "lm")
+    meta = load_meta(result.checkpoint)
+    task = meta["data"].get("task", "lm")
     if task != "lm":
         return head + _answers(task, progress, best, out)
     bits = progress.best_valid / log(2)
+    start = _data.prompt(meta.get("tokenizer", ""))
     return head + (
         f"validation: {progress.valid:.4f} nats per token at the end\n"
         f"best:       {progress.best_valid:.4f} nats, {bits:.4f} bits per token"
         f" at step {progress.best_step:,}: {best}\n"
-        f"next:       quatrain generate {out} --prompt 'The '\n"
+        f"next:       quatrain generate {out} --prompt '{start}'\n"
         f"            quatrain eval {out}\n"
     )
 
