@@ -45,6 +45,7 @@ class Job:
 
     @property
     def key(self) -> str:
+        """Its name in the journal."""
         where = f"{self.kind}/{self.name}/{self.lr!r}/{self.seed}"
         return f"{where}/{self.length}" if self.kind == "test" else where
 

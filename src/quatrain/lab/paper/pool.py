@@ -40,7 +40,7 @@ class Pool(Protocol):
     ) -> None: ...
 
 
-class Here:
+class Here(Pool):
     """A pool of one, in this process."""
 
     def __init__(self, recipe: Recipe, out: Path, device: str, events: Events) -> None:
@@ -67,7 +67,7 @@ class Here:
         self._jobs.clear()
 
 
-class Processes:
+class Processes(Pool):
     """``count`` processes, each with one thread on a CPU.
 
     A process that ends by itself (the system took it for want of memory) fails its job and is replaced. Each

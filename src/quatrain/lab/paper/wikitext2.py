@@ -54,6 +54,7 @@ class WikiText2(Generator):
         return length >= 1
 
     def count(self, split: Split) -> int:
+        """Number of words of a part that have one before them."""
         return len(self._part(split)) - 1
 
     def pieces(self, split: Split, length: int) -> int:
