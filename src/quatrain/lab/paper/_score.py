@@ -39,14 +39,17 @@ class Score:
 
     @property
     def loss(self) -> float:
+        """Mean over all targets."""
         return self.lost / self.asked if self.asked else nan
 
     @property
     def token_accuracy(self) -> float:
+        """Share of the counted targets that are right."""
         return self.right / self.counted if self.counted and not self.regression else nan
 
     @property
     def sequence_accuracy(self) -> float:
+        """Share of the sequences without a wrong counted target."""
         return self.whole / self.sequences if self.sequences and not self.regression else nan
 
     @property
