@@ -58,6 +58,7 @@ def _row(about: dict[str, Any], row: dict[str, Any], rows: list[dict[str, Any]])
         "recipe_digest": about["digest"],
         "machine": _machine(about),
         "versions": about["versions"],
+        "date": about.get("started", "")[:10],
         "commit": about["commit"],
         "command": about["command"],
     }

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from quatrain import cli
+from quatrain.lab.claims import run
+from quatrain.lab.claims.config import ClaimsConfig
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
@@ -25,11 +27,25 @@ SMALLER = {
     "eval": ["--limit", "500"],
     "predict": [],
     "inspect": [],
+    "claims": [],
+    "reproduce": ["--processes", "1"],
     "compare": [
         *("--params", "20K", "--sequence", "16", "--batch", "2"),
         *("--contexts", "16,32", "--learning-rates", "1e-3", "--evaluation", "8s"),
     ],
 }
+
+_RECIPE = """
+task = "parity"
+title = "small"
+train = { steps = 4, batch = 4, lengths = [1, 8], look_every = 4, look_sequences = 8, save_every = 4 }
+test = { lengths = [8], sequences = 8 }
+models.rnn = { model = { width = 8 }, learning_rates = [1e-3] }
+
+[reduced]
+says = "smaller still"
+gpu = false
+"""
 
 per_readme = pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
 
@@ -41,6 +57,12 @@ def blocks(readme: Path, language: str) -> list[str]:
 def commands(readme: Path) -> list[list[str]]:
     lines = "".join(blocks(readme, "sh")).splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def _make_claims_small(monkeypatch):
+    quick = {name: run.MEASUREMENTS[name] for name in ("states", "s4d", "rnn-gradient")}
+    monkeypatch.setattr(run, "MEASUREMENTS", quick)
+    monkeypatch.setattr("quatrain.cli.claims.settings", lambda *given: ClaimsConfig(params=20_000, reach=16))
 
 
 def _write_data(folder: Path) -> None:
@@ -65,6 +87,8 @@ def _write_data(folder: Path) -> None:
 def test_every_command_runs(readme, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     _write_data(tmp_path)
+    _make_claims_small(monkeypatch)
+    (tmp_path / "parity.toml").write_text(_RECIPE)
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(readme):
         if words[0] == "make":
@@ -77,9 +101,13 @@ def test_every_command_runs(readme, tmp_path, monkeypatch, capsys):
             args[args.index("--budget") + 1] = "1Ktokens"
             if args[1] == "birds":  # labelled sequences have their own length
                 smaller = [*smaller[:2], *smaller[4:]]
+        if args[0] == "reproduce":
+            args[1] += ".toml"
         assert cli.main([*args, *smaller]) == 0, capsys.readouterr().err
     assert (tmp_path / "runs" / "book" / "config.toml").exists()
     assert (tmp_path / "forecast.svg").exists()
+    assert (tmp_path / "runs" / "claims" / "claims.html").exists()
+    assert (tmp_path / "runs" / "parity" / "records.jsonl").exists()
     assert cli.main(["train", "--resume", "runs/book"]) == 0
 
 

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -156,6 +157,7 @@ def _about(recipe: Recipe, device: str, command: str) -> Iterator[tuple[str, Row
             "reduced": recipe.reduced,
             "recipe": to_dict(recipe),
             "digest": digest(recipe),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": here,
             "versions": {**machine.versions(), "numpy": numpy.__version__},
             "commit": machine.commit(),
