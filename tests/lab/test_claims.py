@@ -1,6 +1,7 @@
 """Claims: every measurement at a tiny size, every rule both ways, the records that ship."""
 
 import json
+from dataclasses import replace
 from math import inf, log
 
 import numpy as np
@@ -419,7 +420,6 @@ def test_only_the_cache_grows(quick):
 
 
 def test_a_cache_that_is_too_large_is_left_out():
-    from dataclasses import replace
 
     rows = costs.generation(replace(TINY, cache_bytes=20_000, repeats=1, contexts=(16, 256)), silent)
     timed = {(row["mixer"], row["context"]): "seconds" in row for row in of(rows, "step", batch=1)}
@@ -482,8 +482,9 @@ def test_peak_memory_is_that_of_the_work():
 def test_a_process_measures_a_training_step():
     from quatrain.config.schema import to_dict
 
-    model = to_dict(timing.shapes(TINY)["rnn"])
-    held = costs.peak(TINY, {"work": "training", "model": model}, (512, 4096))
+    several = replace(TINY, threads=2, params=1_000_000)  # large enough for a pool of threads
+    model = to_dict(timing.shapes(several)["rnn"])
+    held = costs.peak(several, {"work": "training", "model": model}, (512, 4096))
     assert held[4096] > held[512]
     assert held[4096] >= 4096 * model["width"] * model["layers"] * 4  # the states are kept for the way back
 

@@ -272,7 +272,7 @@ def bars(
     x = alt.X(
         "y:Q",
         axis=alt.Axis(title=title, tickCount=5),
-        scale=alt.Scale(domain=[0, rounded(most * 1.18)], nice=False),
+        scale=alt.Scale(domain=[0, rounded(most * 1.3)], nice=False),
     )
     colour = alt.Color(
         "m:N", scale=alt.Scale(domain=order, range=[s.colour for s, _, _ in entries]), legend=None

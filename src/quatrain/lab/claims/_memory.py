@@ -1,7 +1,7 @@
 """The peak memory of training steps or ops at several lengths, each in a process of its own.
 
-``python -m quatrain.lab.claims._memory`` reads a JSON object on stdin (``work``, ``lengths``, ``device``,
-``threads`` and what the work needs) and writes one on stdout: for each length the bytes that it took beyond
+``python -m quatrain.lab.claims._memory`` reads a JSON object on stdin (``work``, ``lengths``, ``device`` and
+what the work needs) and writes one on stdout: for each length the bytes that it took beyond
 what the process held before. Memory that was freed stays with a process and hides what the next length takes,
 so each is measured in a copy made before anything ran; there the work is done once at a small length, which
 sets everything up, and the peak is reset. A GPU's allocator gives its memory back, and needs no copy.
@@ -32,7 +32,7 @@ _WARM = 32  # steps of a first call that sets everything up
 def main() -> None:
     """Work as stdin says, and say on stdout what it took."""
     task = json.load(sys.stdin)
-    torch.set_num_threads(task["threads"])
+    torch.set_num_threads(1)  # a pool's threads do not come along into a copy, which would wait for them
     device = torch.device(task["device"])
     work = _work(task, device)
     measure = _here if device.type == "cuda" else _apart

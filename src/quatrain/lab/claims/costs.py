@@ -93,7 +93,7 @@ def _peaks(found: dict[int, int], same: dict[str, Any]) -> Rows:
 
 def peak(config: ClaimsConfig, work: dict[str, Any], lengths: tuple[int, ...]) -> dict[int, int]:
     """Peak bytes of some work by length, from a process of its own; see `_memory`. Raises MeasureError."""
-    task = {**work, "lengths": lengths, "device": config.device, "threads": config.threads}
+    task = {**work, "lengths": lengths, "device": config.device}
     done = subprocess.run(
         [sys.executable, "-m", "quatrain.lab.claims._memory"],
         input=json.dumps(task),
