@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import needs
 from torch import Tensor
 
 from quatrain.errors import ShapeError
@@ -16,7 +17,6 @@ from quatrain.model.config import ModelConfig
 from quatrain.model.init import initialise
 from quatrain.model.lm import LanguageModel
 
-built = pytest.mark.skipif(_core.missing() is not None, reason=str(_core.missing()))
 VARIANTS: dict[str, dict[str, Any]] = {
     "rnn": {"pattern": "rnn"},
     "rnn relu": {"pattern": "rnn", "mixer": {"rnn": {"nonlinearity": "relu"}}},
@@ -94,7 +94,7 @@ def test_decoding_is_stepping(variant: str, dtype: torch.dtype, batch: int) -> N
                 assert torch.equal(now, then), "the state given was changed"
 
 
-@built
+@needs.core
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_the_core_can_do_is_one_call(variant: str, dtype: torch.dtype) -> None:
@@ -105,7 +105,7 @@ def test_what_the_core_can_do_is_one_call(variant: str, dtype: torch.dtype) -> N
     assert Decoder(model.double(), model.initial_state(2))._record is None
 
 
-@built
+@needs.core
 @pytest.mark.parametrize("variant", RECORDED)
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("isa", _core.available())
@@ -142,7 +142,7 @@ def test_a_state_taken_out_is_a_value(variant: str) -> None:
             assert torch.equal(branch(x[:, t]), logits)
 
 
-@built
+@needs.core
 @pytest.mark.parametrize("variant", ["attention", "hybrid"])
 def test_a_full_cache_grows(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from quatrain.mixers import _attention_run

@@ -7,10 +7,9 @@ import sys
 
 import pytest
 import torch
+from tests import needs
 
 from quatrain.kernels import _core
-
-built = pytest.mark.skipif(_core.missing() is not None, reason=str(_core.missing()))
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def count(tasks: int, threads: int) -> int:
     return entry(tasks, threads)
 
 
-@built
+@needs.core
 def test_the_best_library_runs_first_and_each_can_be_forced():
     isas = _core.available()
     assert isas == tuple(isa for isa in _core.ISAS if isa in isas)
@@ -43,7 +42,7 @@ def test_the_best_library_runs_first_and_each_can_be_forced():
     assert f"libquatrain_{isas[0]}.so" in _core.library()._name
 
 
-@built
+@needs.core
 def test_an_unknown_instruction_set_is_refused():
     with pytest.raises(ValueError, match=r"isa = 'sse9': must be one of .*base"), _core.forced("sse9"):
         pass
@@ -57,14 +56,14 @@ def test_without_a_build_the_reason_is_one_line(unbuilt):
         _core.function("qt_nothing")
 
 
-@built
+@needs.core
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("tasks", [0, 1, 2, 1000])
 def test_every_task_runs_once(tasks, threads):
     assert count(tasks, threads) == tasks
 
 
-@built
+@needs.core
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_runs_on_one_thread_and_does_not_hang():
     code = """

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests import needs
 from tests.test_kernels import check_budget, example
 
 from quatrain.kernels import OPS, Case, _core, causal_conv, s6_scan, s6_step
 
-pytestmark = pytest.mark.skipif(_core.missing() is not None, reason=str(_core.missing()))
+pytestmark = needs.core
 
 NAMES = ("s6_scan", "s6_step", "causal_conv")
 

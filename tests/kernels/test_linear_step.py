@@ -7,6 +7,7 @@ from math import inf
 
 import pytest
 import torch
+from tests import needs
 from tests.test_kernels import check_budget, example, peak, rms, strided
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from quatrain.kernels import OPS, _core, linear_step, rms_norm
 from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu, linear
 
-pytestmark = pytest.mark.skipif(_core.missing() is not None, reason=str(_core.missing()))
+pytestmark = needs.core
 
 DTYPES = (torch.float32, torch.bfloat16)
 CPP = {

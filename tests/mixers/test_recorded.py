@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from tests import needs
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -19,7 +20,7 @@ from quatrain.mixers import MIXERS, mixer_class
 from quatrain.mixers._recorded import Recorded
 from quatrain.model import LanguageModel, ModelConfig
 
-pytestmark = pytest.mark.skipif(_core.missing() is not None, reason=str(_core.missing()))
+pytestmark = needs.core
 WIDTH = 24
 VARIANTS: dict[str, dict[str, Any]] = {
     "rnn": {},

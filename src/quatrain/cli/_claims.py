@@ -3,24 +3,22 @@
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from quatrain import records
-from quatrain.cli._display import duration
+from quatrain.cli._display import Display, duration
 from quatrain.errors import MissingExtraError
 
 _COLOURS = {"agrees": "green", "disagrees": "yellow", "within noise": "cyan"}
 
 
-class ClaimsDisplay:
+class ClaimsDisplay(Display):
     """Shows the events of `quatrain.lab.claims.run.run`. A context manager.
 
     On a terminal a panel that follows every measurement; elsewhere a line for each, and one every ``every``
@@ -28,26 +26,9 @@ class ClaimsDisplay:
     """
 
     def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
-        self._every, self._said = every, time.monotonic()
+        self._said = time.monotonic()
         self._says, self._done, self._of, self._share, self._left = "starting", 0, 1, 0.0, 0.0
-        self._live = Live(
-            console=self.console, get_renderable=self._panel, refresh_per_second=4, transient=True
-        )
-
-    def __enter__(self) -> "ClaimsDisplay":
-        if self.console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        super().__init__(console, every, self._panel)  # last: the panel is drawn once at once
 
     def __call__(self, row: dict[str, Any]) -> None:
         self._left = row["left"]

@@ -4,11 +4,9 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -16,13 +14,13 @@ from rich.text import Text
 
 from quatrain import records, report
 from quatrain.cli import _data
-from quatrain.cli._display import duration, size, sparkline
+from quatrain.cli._display import Display, duration, size, sparkline
 from quatrain.errors import MissingExtraError
 
 _RECENT = 20  # steps over which the shown loss and speed are averaged
 
 
-class CompareDisplay:
+class CompareDisplay(Display):
     """Shows the events of `quatrain.lab.compare.compare`. A context manager.
 
     On a terminal a panel with what runs now, the losses so far and the time left in all; elsewhere a line for
@@ -30,8 +28,6 @@ class CompareDisplay:
     """
 
     def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
-        self._every = every
         self._said = 0.0
         self._losses: dict[str, dict[str, str]] = {}  # mixer -> learning rate -> validation loss
         self._rows: deque[dict[str, Any]] = deque(maxlen=_RECENT)
@@ -39,23 +35,7 @@ class CompareDisplay:
         self._run: tuple[Any, ...] = ()
         self._began, self._left = time.monotonic(), 0.0
         self._doing, self._unit = "starting", "tokens"
-        self._live = Live(
-            console=self.console, get_renderable=self._panel, refresh_per_second=4, transient=True
-        )
-
-    def __enter__(self) -> "CompareDisplay":
-        if self.console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        super().__init__(console, every, self._panel)  # last: the panel is drawn once at once
 
     def __call__(self, row: dict[str, Any]) -> None:
         kind = row["kind"]

@@ -3,10 +3,11 @@
 import itertools
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -16,24 +17,22 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _RECENT = 20  # steps over which speed and the shown loss are averaged
 
 
-class TrainDisplay:
-    """Shows the rows of a run (`quatrain.train.loop.train`'s events). A context manager.
+class Display:
+    """What every display shares: a context manager that on a terminal keeps a live panel, and says lines.
 
-    On a terminal a panel that follows every step; elsewhere the first steps and then a line every ``every``
-    seconds, so that a log shows progress at all times and stays short.
+    ``every``: seconds between two lines where there is no terminal. ``panel`` draws what is shown, several
+    times a second, and leaves with it; without one the display itself updates ``_live``, which stays.
     """
 
-    def __init__(self, steps: int, console: Console | None = None, every: float = 10.0) -> None:
+    def __init__(
+        self, console: Console | None, every: float, panel: Callable[[], RenderableType] | None = None
+    ) -> None:
         self.console = console or Console(stderr=True, highlight=False)
-        self._steps, self._every = steps, every
-        self._rows: deque[dict[str, Any]] = deque(maxlen=_RECENT)
-        self._curve: list[float] = []  # loss of every step this process has seen
-        self._valid, self._best = "", False
-        self._first: tuple[float, int] | None = None  # wall time and step of the first row, for the time left
-        self._said = 0.0
-        self._live = Live(console=self.console, auto_refresh=False, transient=False)
+        self._every = every
+        asked = panel is not None
+        self._live = Live(console=self.console, get_renderable=panel, auto_refresh=asked, transient=asked)
 
-    def __enter__(self) -> "TrainDisplay":
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -43,6 +42,26 @@ class TrainDisplay:
     ) -> None:
         if self.console.is_terminal:
             self._live.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class TrainDisplay(Display):
+    """Shows the rows of a run (`quatrain.train.loop.train`'s events). A context manager.
+
+    On a terminal a panel that follows every step; elsewhere the first steps and then a line every ``every``
+    seconds, so that a log shows progress at all times and stays short.
+    """
+
+    def __init__(self, steps: int, console: Console | None = None, every: float = 10.0) -> None:
+        super().__init__(console, every)
+        self._steps = steps
+        self._rows: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self._curve: list[float] = []  # loss of every step this process has seen
+        self._valid, self._best = "", False
+        self._first: tuple[float, int] | None = None  # wall time and step of the first row, for the time left
+        self._said = 0.0
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Take one row: "step", "eval", "note" or "resume"; others are for the records only."""
@@ -58,9 +77,6 @@ class TrainDisplay:
             mark = " (best so far)" if self._best else ""
             if not self.console.is_terminal:
                 self.say(f"step {row['step']:,}  validation loss {self._valid}{mark}")
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _step(self, row: dict[str, Any]) -> None:
         now = time.monotonic()

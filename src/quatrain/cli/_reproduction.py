@@ -3,23 +3,21 @@
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from quatrain import records
 from quatrain._files import write_atomic
-from quatrain.cli._display import duration
+from quatrain.cli._display import Display, duration
 from quatrain.lab.paper.cells import Job
 from quatrain.lab.paper.reproduce import RECORDS, Outcome
 from quatrain.report.reproduction import reproduction
 
 
-class Display:
+class ReproduceDisplay(Display):
     """Shows the events of `quatrain.lab.paper.reproduce.reproduce`. A context manager.
 
     On a terminal a panel with a line for each cell under way; elsewhere a line when a cell ends, and one for
@@ -27,27 +25,10 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
-        self._every, self._said = every, time.monotonic()
+        self._said = time.monotonic()
         self._running: dict[str, dict[str, Any]] = {}
         self._left = 0
-        self._live = Live(
-            console=self.console, get_renderable=self._panel, refresh_per_second=2, transient=True
-        )
-
-    def __enter__(self) -> "Display":
-        if self.console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        super().__init__(console, every, self._panel)  # last: the panel is drawn once at once
 
     def __call__(self, row: dict[str, Any]) -> None:
         kind = row["kind"]

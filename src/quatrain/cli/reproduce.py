@@ -51,7 +51,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _reproduce(parsed: Parsed, args: Sequence[str]) -> int:
-    from quatrain.cli._reproduction import Display, show
+    from quatrain.cli._reproduction import ReproduceDisplay, show
     from quatrain.cli.compare import words
     from quatrain.errors import ConfigError
     from quatrain.lab.paper import recipe as recipes
@@ -73,7 +73,7 @@ def _reproduce(parsed: Parsed, args: Sequence[str]) -> int:
         parsed["processes"] if "processes" in parsed.given else (cores if device == "cpu" else _ON_A_GPU)
     )
     out = Path(parsed["out"]) if parsed["out"] else default_out(recipe)
-    with Display() as display:
+    with ReproduceDisplay() as display:
         kind = "reduced settings; " if recipe.reduced else ""
         display.say(f"{recipe.title}: {', '.join(names)}; {kind}in {out}")
         outcome = reproduce(

@@ -18,10 +18,10 @@ from quatrain.data.batches import padded
 from quatrain.data.readers._item import Item
 from quatrain.data.sequences import Meaning, meaning_from_dict
 from quatrain.errors import DataError
-from quatrain.infer._mode import evaluating
 from quatrain.model.backbone import State
 from quatrain.model.config import QUANTILES
 from quatrain.model.memory import in_parts
+from quatrain.model.mode import evaluating
 from quatrain.model.sequence import SequenceModel
 from quatrain.tasks.score import greedy
 from quatrain.tasks.spelling import tokenizer_of

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from quatrain.config.check import check
 from quatrain.errors import DataError
-from quatrain.infer._mode import evaluating
 from quatrain.model.backbone import State
 from quatrain.model.lm import LanguageModel
 from quatrain.model.loss import IGNORE
+from quatrain.model.mode import evaluating
 
 Tokens = npt.NDArray[np.integer[Any]]
 Sizes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]

@@ -12,12 +12,12 @@ from quatrain.config.check import check
 from quatrain.data.tokenizer import Bytes, Tokenizer
 from quatrain.errors import DataError, OutOfMemoryError, StateError, ran_out_of_memory, shortage
 from quatrain.infer._decoder import Decoder
-from quatrain.infer._mode import evaluating
 from quatrain.infer._text import StopStrings, Utf8Stream
 from quatrain.infer.sample import Sampler, Sampling
 from quatrain.model.backbone import State
 from quatrain.model.lm import LanguageModel
 from quatrain.model.memory import release
+from quatrain.model.mode import evaluating
 
 
 @dataclass(frozen=True)

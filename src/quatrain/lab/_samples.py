@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from quatrain.data.batches import collate, places, windows
 from quatrain.data.sequences import SequenceFile
-from quatrain.infer._mode import evaluating
 from quatrain.model.config import QUANTILES
+from quatrain.model.mode import evaluating
 from quatrain.model.sequence import SequenceModel
 from quatrain.tasks.score import greedy
 

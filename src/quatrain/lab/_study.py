@@ -128,6 +128,7 @@ def summary(model: SequenceModel, context: int) -> Row:
     if config.task == "classify":
         head += f" on the {config.pool} over time"
     shape = f"{config.layers} layers of width {config.width}"
+    form = "pre-norm residual" if config.form == "residual" else "plain stack"
     dropout = f", dropout {config.dropout:g}" if config.dropout else ""
     return {
         "params": counts.rest,
@@ -137,6 +138,6 @@ def summary(model: SequenceModel, context: int) -> Row:
         "mlp": mlp,
         "flops_per_token": model.flops_per_token(context),
         "state_bytes": model.state_bytes(1, context),
-        "summary": f"{shape}, MLP {mlp}, pre-norm residual{dropout}, {head}",
+        "summary": f"{shape}, MLP {mlp}, {form}{dropout}, {head}",
         "config": to_dict(config),
     }

@@ -18,7 +18,6 @@ from quatrain.data.readers._item import Item, finite
 from quatrain.data.sequences import Meaning
 from quatrain.data.tokenizer import Tokenizer
 from quatrain.errors import DataError, DivergedError
-from quatrain.infer._mode import evaluating
 from quatrain.infer.answers import Predictor
 from quatrain.infer.inputs import read_context, read_inputs, read_texts
 from quatrain.lab._layer_row import Row, layer_rows
@@ -26,6 +25,7 @@ from quatrain.lab.look import LIMIT, look
 from quatrain.model.config import ModelConfig
 from quatrain.model.count import parameters
 from quatrain.model.device import choose
+from quatrain.model.mode import evaluating
 from quatrain.model.sequence import SequenceModel, pooled
 from quatrain.tasks.spelling import tokenizer_of
 

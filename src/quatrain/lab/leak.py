@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from quatrain.infer._mode import evaluating
+from quatrain.model.mode import evaluating
 from quatrain.model.sequence import SequenceModel
 
 # Of the largest output. In float64 rounding stays below 1e-12; an FFT inside a mixer spreads it, no more.

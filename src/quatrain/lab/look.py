@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from quatrain.config.check import check
 from quatrain.errors import ShapeError
-from quatrain.infer._mode import evaluating
 from quatrain.kernels._batch import check_batch
 from quatrain.mixers._base import Causal
 from quatrain.mixers._check import check_input
+from quatrain.model.mode import evaluating
 from quatrain.model.sequence import SequenceModel
 
 LIMIT = 512  # steps that are looked at unless more are asked for: a map of T steps holds T^2 numbers a head

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quatrain.infer._mode import evaluating
 from quatrain.lab.windows import Pieces, Tokens
 from quatrain.model.lm import LanguageModel
+from quatrain.model.mode import evaluating
 
 STRETCHES = 256  # of a test text at most, whose mean losses are kept
 _LOGITS = 2**20  # numbers that exist at a time

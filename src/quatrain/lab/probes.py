@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from quatrain.config.check import check
 from quatrain.errors import StateError
-from quatrain.infer._mode import evaluating
 from quatrain.model.backbone import State
+from quatrain.model.mode import evaluating
 from quatrain.model.sequence import SequenceModel
 
 CHUNK = 512  # tokens of a prompt read at a time, as `quatrain.infer.generate` does

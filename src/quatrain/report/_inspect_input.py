@@ -10,7 +10,7 @@ from typing import Any
 from quatrain.report import numbers
 from quatrain.report._inspect_words import quoted, visible
 from quatrain.report._pictures import columns, heat, lines
-from quatrain.report.samples import _forecast
+from quatrain.report.samples import forecast_card
 from quatrain.report.styles import BASELINE
 
 Row = Mapping[str, Any]
@@ -176,9 +176,8 @@ def _future(row: Row, others: Sequence[Row], colour: str) -> str:
             "mean": row["mean"][index],
             "quantiles": row["quantiles"][index],
         }
-        cards += (
-            f'<article class="sample" style="border-top-color:{colour}">{_forecast(shown, colour)}</article>'
-        )
+        card = forecast_card(shown, colour)
+        cards += f'<article class="sample" style="border-top-color:{colour}">{card}</article>'
     left = len(row["columns"]) - _CHANNELS
     more = f'<p class="under">{left} more columns are forecast and not drawn.</p>' if left > 0 else ""
     return f'<div class="samples">{cards}</div>{more}'

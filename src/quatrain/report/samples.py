@@ -119,7 +119,7 @@ def _transcripts(row: Row, colour: str) -> str:
     return f'<ul class="answers">{found}</ul>'
 
 
-def _forecast(row: Row, colour: str) -> str:
+def forecast_card(row: Row, colour: str) -> str:
     """A small picture: the past and what came, the mean, and bands between quantiles."""
     past, truth, mean = (_finite(list_of(row, key)) for key in ("past", "truth", "mean"))
     levels = [_finite(values) for values in list_of(row, "quantiles") if isinstance(values, list | tuple)]
@@ -170,5 +170,5 @@ _FORMS: dict[str, Callable[[Row, str], str]] = {
     "classes": _classes,
     "tags": _tags,
     "transcripts": _transcripts,
-    "forecast": _forecast,
+    "forecast": forecast_card,
 }

@@ -1,20 +1,19 @@
 """Scoring a model on a part of a sequence file by the metrics of its task."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from quatrain.data import metrics
 from quatrain.data.batches import Batch, collate, places, windows
 from quatrain.data.sequences import Part, SequenceFile
 from quatrain.data.task import TASKS
 from quatrain.model.config import QUANTILES
+from quatrain.model.mode import evaluating
 from quatrain.model.objective import OBJECTIVES, forecast_loss
 from quatrain.model.sequence import SequenceModel
 
@@ -66,17 +65,6 @@ def greedy(logits: Tensor, length: int, symbols: tuple[str, ...]) -> str:
     best = logits[:length].argmax(-1).tolist()
     kept = [now for before, now in zip([0, *best], best, strict=False) if now and now != before]
     return "".join(symbols[number - 1] for number in kept)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode; afterwards it is in the mode it came in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _labelled(model: SequenceModel, file: SequenceFile, part: Part, batch: int, limit: float) -> TaskScore:

@@ -86,7 +86,7 @@ class GeneratorFeed:
 
 def validate(model: SequenceModel, data: Drawn) -> Score:
     """Score the validation part: ``look_sequences`` of them, of lengths drawn as in training."""
-    from quatrain.infer._mode import evaluating
+    from quatrain.model.mode import evaluating
 
     generator, training = data.generator, data.training
     lengths = generator.lengths(training.lengths)

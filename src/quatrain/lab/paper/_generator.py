@@ -35,15 +35,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(ABC):
-    """A task without end. Its fields are its settings; batch k of seed s is the same on every call.
-
-    Random numbers come from Philox (Salmon et al., SC 2011), a function of a key and a counter: (seed, split)
-    is the key, the step stands in the counter's highest word, so no state has to be kept to go on.
+    """A task. Its fields are its settings; batch k of seed s is the same on every call.
 
     Attributes:
         channels: numbers of a step; 0 where a step is a token.
         regression: whether a target is a number (squared error) in the place of a symbol (cross-entropy).
-        limited: whether the data is a file's and ends.
         language: whether targets are the next tokens, so that the head can be the embedding.
         carries: whether a training batch goes on where the one before it ended.
         rule: which lengths there are, in words.
@@ -51,7 +47,6 @@ class Generator(ABC):
 
     channels: ClassVar[int] = 0
     regression: ClassVar[bool] = False
-    limited: ClassVar[bool] = False
     language: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     rule: ClassVar[str] = "must be at least 1"
@@ -62,35 +57,29 @@ class Generator(ABC):
         """Number of different input tokens; 1 where the inputs are numbers."""
 
     @property
-    @abstractmethod
     def outputs(self) -> int:
-        """Number of different targets, or of numbers of one."""
+        """Number of different targets, or of numbers of one; as many as inputs unless a task has others."""
+        return self.vocab
 
     @abstractmethod
     def fits(self, length: int) -> bool:
         """Whether there are sequences of this many steps."""
 
-    @abstractmethod
-    def draw(self, random: np.random.Generator, batch: int, length: int) -> tuple[Array, Array]:
-        """Inputs and targets of ``batch`` sequences of ``length`` steps, drawn from ``random``."""
-
     def counted(self, length: int) -> int:
         """Accuracies count the last so many steps; all of them unless a task scores trivial ones too."""
         return length
 
+    @abstractmethod
     def pieces(self, split: Split, length: int) -> int:
         """Number of sequences of ``length`` steps that a part has; 0: without end."""
-        return 0
 
     def begins(self, step: int, batch: int, length: int) -> bool:
         """Whether training batch ``step`` begins anew; else it goes on where the one before it ended."""
         return True
 
+    @abstractmethod
     def batch(self, seed: int, step: int, split: Split, batch: int, length: int) -> Batch:
         """Batch number ``step`` of a split. Raises ConfigError for a length that cannot be made."""
-        self.check(length)
-        inputs, targets = self.draw(stream(seed, SPLITS.index(split), step), batch, length)
-        return to_batch(inputs, targets)
 
     def check(self, length: int) -> None:
         """Raise ConfigError, which says the rule, for a length that the task doesn't have."""
@@ -114,6 +103,29 @@ class Generator(ABC):
         if not found:
             raise ConfigError(f"lengths = {list(named)}: hold none that fits; a length {self.rule_in_words}")
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endless(Generator):
+    """A task that is drawn without end.
+
+    Random numbers come from Philox (Salmon et al., SC 2011), a function of a key and a counter: (seed, split)
+    is the key, the step stands in the counter's highest word, so no state has to be kept to go on.
+    """
+
+    @abstractmethod
+    def draw(self, random: np.random.Generator, batch: int, length: int) -> tuple[Array, Array]:
+        """Inputs and targets of ``batch`` sequences of ``length`` steps, drawn from ``random``."""
+
+    def pieces(self, split: Split, length: int) -> int:
+        """0: without end."""
+        return 0
+
+    def batch(self, seed: int, step: int, split: Split, batch: int, length: int) -> Batch:
+        """Batch number ``step`` of a split. Raises ConfigError for a length that cannot be made."""
+        self.check(length)
+        inputs, targets = self.draw(stream(seed, SPLITS.index(split), step), batch, length)
+        return to_batch(inputs, targets)
 
 
 def stream(seed: int, number: int, step: int) -> np.random.Generator:
@@ -145,4 +157,15 @@ def _tensor(values: Array) -> Tensor:
     return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64, copy=False))
 
 
-__all__ = ["IGNORE", "SPLITS", "Batch", "Generator", "Split", "last_only", "length_of", "stream", "to_batch"]
+__all__ = [
+    "IGNORE",
+    "SPLITS",
+    "Batch",
+    "Endless",
+    "Generator",
+    "Split",
+    "last_only",
+    "length_of",
+    "stream",
+    "to_batch",
+]

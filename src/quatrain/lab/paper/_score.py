@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quatrain.infer._mode import evaluating
 from quatrain.lab.paper._generator import Batch, Generator, Split
 from quatrain.model.device import to_device
 from quatrain.model.loss import chunked_cross_entropy
+from quatrain.model.mode import evaluating
 from quatrain.model.sequence import SequenceModel
 
 CHUNK = 2**16  # steps of all rows together that a forward pass reads at a time

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from quatrain.lab.paper._generator import Array, Generator, last_only
+from quatrain.lab.paper._generator import Array, Endless, last_only
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adding(Generator):
+class Adding(Endless):
     """Add the two marked numbers, one in each half of the sequence::
 
         input   0.3 0.9 0.5 0.1 0.7 0.2

@@ -9,11 +9,11 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import Array, Generator
+from quatrain.lab.paper._generator import Array, Endless
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyMemory(Generator):
+class CopyMemory(Endless):
     """Keep some symbols over a long pause and repeat them when asked.
 
     With ``data`` = 3 and ``symbols`` = 8 (0 is the pause, 1 to 8 are symbols, 9 asks)::

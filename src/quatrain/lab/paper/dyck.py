@@ -8,11 +8,11 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import IGNORE, Array, Generator
+from quatrain.lab.paper._generator import IGNORE, Array, Endless
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dyck(Generator):
+class Dyck(Endless):
     """Which bracket would close now? Dyck-(kinds, depth).
 
     With ``kinds`` = 2 (0 and 1 open, 2 and 3 close)::

@@ -6,11 +6,11 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import Array, Generator, last_only
+from quatrain.lab.paper._generator import Array, Endless, last_only
 
 
 @dataclass(frozen=True, kw_only=True)
-class InductionHeads(Generator):
+class InductionHeads(Endless):
     """Say what followed the special token, when it comes a second time.
 
     With ``symbols`` = 5 (4 is the special token)::
@@ -29,10 +29,6 @@ class InductionHeads(Generator):
 
     @property
     def vocab(self) -> int:
-        return self.symbols
-
-    @property
-    def outputs(self) -> int:
         return self.symbols
 
     def fits(self, length: int) -> bool:

@@ -6,11 +6,11 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import Array, Generator, last_only
+from quatrain.lab.paper._generator import Array, Endless, last_only
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModularArithmetic(Generator):
+class ModularArithmetic(Endless):
     """The value of numbers joined by +, - and x, modulo ``modulus``; products go before sums.
 
     With ``modulus`` = 5 (0 to 4 are numbers, 5 is +, 6 is -, 7 is x), 3 + 4 x 2 = 11 = 1::

@@ -6,11 +6,11 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import IGNORE, Array, Generator
+from quatrain.lab.paper._generator import IGNORE, Array, Endless
 
 
 @dataclass(frozen=True, kw_only=True)
-class MQAR(Generator):
+class MQAR(Endless):
     """Key-value pairs, then the keys again in another order: say each one's value.
 
     With ``pairs`` = 2 and ``symbols`` = 8 (keys 1 to 3, values 4 to 7, 0 between the queries)::
@@ -42,10 +42,6 @@ class MQAR(Generator):
 
     @property
     def vocab(self) -> int:
-        return self.symbols
-
-    @property
-    def outputs(self) -> int:
         return self.symbols
 
     def fits(self, length: int) -> bool:

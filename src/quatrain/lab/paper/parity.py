@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quatrain.lab.paper._generator import Array, Generator, last_only
+from quatrain.lab.paper._generator import Array, Endless, last_only
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity(Generator):
+class Parity(Endless):
     """Is the number of ones odd? ::
 
         input   1 0 0 1 1

@@ -6,11 +6,11 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import IGNORE, Array, Generator
+from quatrain.lab.paper._generator import IGNORE, Array, Endless
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectiveCopying(Generator):
+class SelectiveCopying(Endless):
     """Copy the data tokens that lie at random places among noise, in their order.
 
     With ``data`` = 3 and ``vocab`` = 6 (0 noise, 1 to 4 data, 5 asks for an answer)::
@@ -38,10 +38,6 @@ class SelectiveCopying(Generator):
 
     @property
     def vocab(self) -> int:
-        return self.symbols
-
-    @property
-    def outputs(self) -> int:
         return self.symbols
 
     def fits(self, length: int) -> bool:

@@ -31,7 +31,6 @@ class SequentialMNIST(Generator):
     """
 
     channels: ClassVar[int] = 1
-    limited: ClassVar[bool] = True
     rule = "must be 784, the pixels of a digit"
     source: Annotated[str, "file of digits"] = ""
 
@@ -66,9 +65,6 @@ class SequentialMNIST(Generator):
             picked = np.arange(begin, begin + batch) % len(images)
         pixels = images[picked].astype(np.float32)[:, :, None] / 255
         return to_batch(pixels, last_only(labels[picked], length))
-
-    def draw(self, random: np.random.Generator, batch: int, length: int) -> tuple[Array, Array]:
-        raise NotImplementedError("digits are read, not drawn")
 
     def _part(self, split: Split) -> tuple[Array, Array]:
         images, labels = _read(self.source)

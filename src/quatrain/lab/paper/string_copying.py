@@ -6,11 +6,11 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import IGNORE, Array, Generator
+from quatrain.lab.paper._generator import IGNORE, Array, Endless
 
 
 @dataclass(frozen=True, kw_only=True)
-class StringCopying(Generator):
+class StringCopying(Endless):
     """Write a string again, token by token, each after the true ones before it.
 
     With ``symbols`` = 4 (letters 0 to 3, 4 asks), the string 2 0 3::

@@ -32,7 +32,6 @@ class WikiText2(Generator):
     what is behind its end is not asked.
     """
 
-    limited: ClassVar[bool] = True
     language: ClassVar[bool] = True
     carries: ClassVar[bool] = True
     rule = "must be at least 1"
@@ -45,10 +44,6 @@ class WikiText2(Generator):
     @property
     def vocab(self) -> int:
         return _read(self.source)[1]
-
-    @property
-    def outputs(self) -> int:
-        return self.vocab
 
     def fits(self, length: int) -> bool:
         return length >= 1
@@ -78,9 +73,6 @@ class WikiText2(Generator):
         last = len(words) - 1
         inputs, targets = words[np.minimum(places, last)], words[np.minimum(places + 1, last)]
         return to_batch(inputs, np.where(places < last, targets, IGNORE))
-
-    def draw(self, random: np.random.Generator, batch: int, length: int) -> tuple[Array, Array]:
-        raise NotImplementedError("a text is read, not drawn")
 
     def _windows(self, batch: int, length: int) -> int:
         found = (len(self._part("train")) - 1) // batch // length
