@@ -19,6 +19,11 @@ def recorded(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
+def traced(x: Tensor) -> bool:
+    """Whether torch has to see an op as its own: under compile, and for tensors that stand for others."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
+
+
 def no_autocast(x: Tensor) -> torch.autocast:
     """A context in which products keep their precision, also when backward is called under autocast."""
     return torch.autocast(x.device.type, enabled=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _nvrtc
-from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded, traced
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 from quatrain.kernels._recurrent import GRU, LSTM, RNN, weight_grad
@@ -74,7 +74,7 @@ def scan(
     """y, h and, for an LSTM, c; see the op of each kind. Raises what `check` raises, for an earlier call."""
     args = (kind, x, weight, bias, h0, c0, lengths, cu_seqlens)
     keep = recorded(x, weight, bias, h0, c0)
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+    if traced(x):
         y, h, c, *_ = torch.ops.quatrain.recurrent_cuda(*args, keep)
     elif keep:
         y, h, c = call(_Scan, *args)

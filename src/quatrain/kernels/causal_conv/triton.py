@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.kernels._autograd import call, first_order, recorded
+from quatrain.kernels._autograd import call, first_order, recorded, traced
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 from quatrain.kernels._triton import device_of, power_of_2, why_not_for
@@ -101,7 +101,7 @@ def convolve(
 ) -> tuple[Tensor, Tensor]:
     """See `causal_conv_reference`."""
     args = (x, weight, bias, h0, silu, lengths, cu_seqlens)
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    if traced(x):
         y, h = torch.ops.quatrain.causal_conv_triton(*args)
     elif recorded(x, weight, bias, h0):
         y, h = call(_Convolve, *args)

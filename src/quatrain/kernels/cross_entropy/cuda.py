@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _nvrtc
-from quatrain.kernels._autograd import call, first_order, recorded
+from quatrain.kernels._autograd import call, first_order, recorded, traced
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 
@@ -66,7 +66,7 @@ def _source() -> str:
 
 def run(logits: Tensor, targets: Tensor) -> tuple[Tensor]:
     """See `cross_entropy_reference`."""
-    if torch.compiler.is_compiling() or type(logits) is not Tensor:
+    if traced(logits):
         loss = torch.ops.quatrain.cross_entropy_cuda(logits, targets)
     elif recorded(logits):
         loss = call(_CrossEntropy, logits, targets)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quatrain.kernels import _nvrtc
-from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded, traced
 from quatrain.kernels._op import Arguments
 from quatrain.kernels.s6_scan._launch import Launch
 
@@ -63,7 +63,7 @@ def scan(
     tensors = (u, delta, a, b, c, skip, gate, delta_bias, h0)
     flags = (softplus, zoh, lengths, cu_seqlens)
     keep = recorded(*tensors)
-    if torch.compiler.is_compiling() or type(u) not in (Tensor, torch.nn.Parameter):
+    if traced(u):
         y, h, _ = torch.ops.quatrain.s6_scan_cuda(*tensors, *flags, keep)
     elif keep:
         y, h = call(_Scan, *tensors, *flags)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.kernels._autograd import call, first_order, no_autocast, recorded
+from quatrain.kernels._autograd import call, first_order, no_autocast, recorded, traced
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 from quatrain.kernels._triton import device_of, power_of_2, why_not_for
@@ -131,7 +131,7 @@ def scan(
     """See `s6_scan_reference`."""
     tensors = (u, delta, a, b, c, skip, gate, delta_bias, h0)
     flags, keep = (softplus, zoh, lengths, cu_seqlens), recorded(*tensors)
-    if torch.compiler.is_compiling() or type(u) not in (Tensor, torch.nn.Parameter):
+    if traced(u):
         y, h, _ = torch.ops.quatrain.s6_scan_triton(*tensors, *flags, keep)
     elif keep:
         y, h = call(_Scan, *tensors, *flags)
