@@ -13,7 +13,7 @@ import torch
 from quatrain.config.schema import from_dict
 from quatrain.errors import ConfigError, DataError
 from quatrain.lab.paper import TASKS, task_class, wikitext2
-from quatrain.lab.paper._generator import IGNORE, SPLITS, Endless, length_of
+from quatrain.lab.paper._generator import IGNORE, SPLITS, Endless, length_of, stream, subsets
 from quatrain.lab.paper.adding import Adding
 from quatrain.lab.paper.copy_memory import CopyMemory
 from quatrain.lab.paper.dyck import Dyck
@@ -229,6 +229,25 @@ def test_noise_lies_anywhere_and_keys_come_in_any_order():
     share = (targets != IGNORE).float().mean(0)[8::2]
     assert share.sum().item() == pytest.approx(4, abs=1e-3)
     assert all(near > far for near, far in pairwise(share[[0, 3, 8, 24]].tolist()))
+
+
+def test_subsets_are_equally_likely():
+    drawn = subsets(stream(0, 0, 1), 20_000, 3, 6)
+    kinds, counts = np.unique(np.sort(drawn, 1), axis=0, return_counts=True)
+    assert len(kinds) == 20, "every three of six"
+    assert (np.diff(kinds, axis=1) > 0).all()
+    assert abs(counts - 1000).max() < 5 * (1000 * 0.95) ** 0.5
+    assert sorted(subsets(stream(0, 0, 2), 1, 7, 7)[0]) == list(range(7))
+
+
+def test_keys_and_values_are_uniform_and_differ():
+    inputs, _ = MQAR(pairs=3, symbols=14).batch(0, 1, "train", 20_000, 16)
+    keys, values = inputs[:, 0:6:2], inputs[:, 1:6:2]
+    for found, low, high in ((keys, 1, 7), (values, 7, 14)):
+        assert all(len(set(row)) == 3 for row in found[:500].tolist())
+        for place in range(3):  # which key comes first is drawn too
+            shares = torch.bincount(found[:, place], minlength=14)[low:high] / len(found)
+            assert torch.allclose(shares, torch.full_like(shares, 1 / (high - low)), atol=0.015)
 
 
 @pytest.mark.parametrize(
