@@ -4,7 +4,6 @@ usage: python benchmarks/paper.py RUN
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from _rows import RESULTS, write
 
 from quatrain import records
+from quatrain.lab.paper.metric import value_of
 from quatrain.report.reproduction import reproduction
 
 
@@ -21,8 +21,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     rows = list(records.read(parser.parse_args().run / "records.jsonl"))
     about = next(row for row in rows if row["kind"] == "paper")
-    seeds = 1 + max(row["seed"] for row in rows if row["kind"] == "cell")
-    found = reproduction(rows, seeds=seeds)
+    found = reproduction(rows)
     name = f"paper-{about['task'].replace('_', '-')}"
     head = f"`{about['command']}`, {_machine(about)}\n\n"
     (RESULTS / f"{name}.md").write_text(head + found.markdown, "utf-8")
@@ -43,9 +42,10 @@ def _row(about: dict[str, Any], row: dict[str, Any], rows: list[dict[str, Any]])
         "case": f"T {row['length']} seed {row['seed']}" + " reduced" * bool(about["reduced"]),
         "dtype": about["recipe"]["train"]["dtype"],
         "mode": "test",
-        "value": math.exp(row["loss"]) if metric == "perplexity" else row[metric],
+        "value": value_of(row, metric),
         "unit": metric.replace("_", " "),
         "length": row["length"],
+        "trained": max(about["recipe"]["train"]["lengths"]),
         "seed": row["seed"],
         "lr": row["lr"],
         **{

@@ -13,7 +13,7 @@ from quatrain.lab.claims.claim import (
     select,
     together,
 )  # fmt: skip
-from quatrain.lab.claims.recorded import Scores, absent, need
+from quatrain.lab.claims.recorded import Scores, absent, base, need
 from quatrain.lab.claims.stats import Estimate
 from quatrain.lab.claims.words import NAMES, interval, length, share
 
@@ -39,7 +39,7 @@ def recall(found: Found) -> Verdict:
     if not need(mqar, ("attention", "s6")):
         return absent("MQAR")
     best = mqar.farthest("attention") or 0.0
-    others = [mqar.farthest(mixer) or 0.0 for mixer in mqar.mixers() if mixer != "attention"]
+    others = [mqar.farthest(model) or 0.0 for model in mqar.models() if base(model) != "attention"]
     text = f"MQAR: {mqar.listed(share)}{mqar.source()}."
     if copying:
         text += f" String copying: {copying.listed(share)}{copying.source()}."

@@ -175,6 +175,13 @@ def last_only(values: Array, length: int) -> Array:
     return targets
 
 
+def next_ones(words: Array, starts: Array, length: int) -> tuple[Array, Array]:
+    """Windows of ``words`` from ``starts (B,)`` on, and the words that come next; none behind the end."""
+    places, last = starts[:, None] + np.arange(length), len(words) - 1
+    inputs, targets = words[np.minimum(places, last)], words[np.minimum(places + 1, last)]
+    return inputs, np.where(places < last, targets, IGNORE)
+
+
 def to_batch(inputs: Array, targets: Array) -> Batch:
     """Arrays as tensors: float32 where they hold numbers, else int64."""
     return Batch(_tensor(inputs), _tensor(targets))
@@ -194,6 +201,7 @@ __all__ = [
     "blank",
     "last_only",
     "length_of",
+    "next_ones",
     "stream",
     "subsets",
     "to_batch",
