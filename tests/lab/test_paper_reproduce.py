@@ -1,6 +1,8 @@
 """Cells of a paper's table: trained, tested, resumed, and failures shown as failures."""
 
+import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from quatrain import records
 from quatrain.checkpoint import latest, read
 from quatrain.config.schema import replace_in, to_dict
 from quatrain.errors import ConfigError
+from quatrain.lab.claims import recorded
 from quatrain.lab.paper import cells
 from quatrain.lab.paper import recipe as recipes
 from quatrain.lab.paper._score import Score, add, score
@@ -237,6 +240,21 @@ def test_a_recipe_that_cannot_run_leaves_nothing(change, line, tmp_path):
     with pytest.raises(ConfigError, match=line):
         run(replace_in(tiny(tmp_path), change), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_a_run_ship_as_they_are(whole, tmp_path, monkeypatch):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    paper = runpy.run_path(str(folder / "paper.py"))
+    rows = paper["results"](list(records.read(whole / "records.jsonl")))
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    keys = ("task", "model", "mixer", "metric", "value", "at", "length", "seed", "params", "reduced", "date")
+
+    def kept(found):
+        return [{key: row[key] for key in keys} for kind, row in found if kind == "score"]
+
+    assert kept(recorded.rows_of(tmp_path / "a.jsonl")) == kept(recorded.from_run(whole))
+    assert len(rows) == 6
 
 
 # -- scoring
