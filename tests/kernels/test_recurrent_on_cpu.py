@@ -59,7 +59,9 @@ def emulator(tmp_path_factory):
         return Emulated(ctypes.CDLL(str(library)))
 
     patch.setattr(_nvrtc, "kernels", kernels)
-    patch.setattr(_nvrtc, "processors", lambda device: 132)
+    patch.setattr(
+        _nvrtc, "residents", lambda device: (132, 66, 44, 33, *(24 - size for size in range(5, 17)))
+    )
     library = torch.library.Library("quatrain", "IMPL")
     library.impl("recurrent_cuda", _recurrent_cuda.forward, "CPU")
     library.impl("recurrent_cuda_backward", _recurrent_cuda.backward, "CPU")

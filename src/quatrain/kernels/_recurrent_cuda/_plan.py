@@ -16,7 +16,7 @@ KEPT = (1, 1, 4, 4)  # numbers a forward pass keeps of a unit, but for the one i
 
 SHARED_BYTES = 227 << 10  # of a block on Hopper
 _UNITS = (16, 32, 64, 128)
-_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64)
 _WARPS = 8
 _CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
@@ -104,7 +104,7 @@ class Problem:
         sequences: rows of the batch or packed sequences.
         size: bytes of a number.
         back: of the backward pass.
-        processors: of the GPU.
+        residents: clusters of 1, 2, .. blocks that the GPU runs at once, a block a multiprocessor.
         shared_bytes: that a block may have.
     """
 
@@ -113,7 +113,7 @@ class Problem:
     sequences: int
     size: int
     back: bool
-    processors: int
+    residents: tuple[int, ...]
     shared_bytes: int = SHARED_BYTES
 
     @property
@@ -121,17 +121,14 @@ class Problem:
         """Numbers of the operand that a unit contributes."""
         return GATES[self.kind] if self.back else 1
 
+    def resident(self, cluster: int) -> int:
+        """Clusters of this size that run at once."""
+        return self.residents[cluster - 1] if cluster <= len(self.residents) else 0
+
     @property
     def row_gates(self) -> int:
         """Rows of the block's weights for each unit."""
         return 1 if self.back else GATES[self.kind]
-
-
-def resident(cluster: int, processors: int) -> int:
-    """Clusters that run at once, a block a multiprocessor; those of a Hopper lie in parts of 16 and more."""
-    if cluster <= 4:
-        return processors // cluster
-    return max(processors // 16, 1) * (16 // cluster) if processors >= cluster else 0
 
 
 @cache
@@ -141,7 +138,7 @@ def plan(problem: Problem) -> Plan | str:
     if not found:
         return (
             f"D = {problem.width}: needs more multiprocessors or shared memory than "
-            f"{problem.processors} with {problem.shared_bytes >> 10} KiB"
+            f"{problem.residents[0]} with {problem.shared_bytes >> 10} KiB"
         )
     return min(found, key=lambda p: (p.cost, p.blocks, p.rows))
 
@@ -158,7 +155,7 @@ def candidates(problem: Problem) -> Iterator[Plan]:
             clusters = tuple(c for c in (1, 2, 4, 8) if blocks % c == 0)
         for cluster in clusters:
             grid = blocks > _MOST_CLUSTER
-            room = resident(cluster, problem.processors) * cluster // blocks
+            room = problem.resident(cluster) * cluster // blocks
             if room == 0:
                 continue
             for rows in _ROWS:
