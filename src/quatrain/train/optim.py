@@ -65,6 +65,15 @@ def optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step; recorded steps hold it in a tensor on their device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of step 1 .. ``config.steps``: a line up to ``lr``, then half a cosine down to its floor.
 
