@@ -66,12 +66,13 @@ def optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step; recorded steps hold it in a tensor on their device."""
+    """The learning rate of the next step; recorded steps hold it in one tensor on their device."""
+    held = optimizer.param_groups[0]["lr"]
+    if isinstance(held, Tensor):
+        held.fill_(rate)
+        return
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        group["lr"] = rate
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
