@@ -44,9 +44,9 @@ PLANS: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
     # name: units, blocks of a cluster, rows, groups of a width of 60 and 11 sequences
     "one block": ((64, 1, 4, 3), {}),
     "cluster": ((16, 4, 3, 2), {}),
-    "cluster, by threads": ((16, 4, 3, 2), {"move": 1}),
+    "cluster, warps over columns": ((16, 4, 3, 2), {"down": 1}),
     "cluster, weights from everywhere": ((16, 4, 9, 1), {"held": 1, "shared": 1}),
-    "grid, by threads": ((16, 1, 6, 2), {"grid": True, "move": 1}),
+    "grid, polled": ((16, 1, 6, 2), {"grid": True, "chunks": (0, 0)}),
     "grid, in bulk": ((16, 1, 6, 2), {"grid": True}),
     "grid of clusters, multicast": ((16, 4, 6, 2), {"grid": True}),
     "grid, in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (2, 2)}),
@@ -91,12 +91,13 @@ def force(numbers: tuple[int, int, int, int] | None, flags: dict[str, Any]) -> N
 
     def plan(problem: _plan.Problem) -> _plan.Plan | str:
         chunks = flags.get("chunks", (1, 1))
-        made = _plan.fit(problem, units, cluster, flags.get("grid", False), rows, groups, chunks)
+        grid, down = flags.get("grid", False), flags.get("down", 0)
+        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks, down)
         if made is None:
             return "does not fit"
         held = min(flags.get("held", 999), made.held)
         shared = min(flags.get("shared", 999), made.tiles[1] - held, made.shared + made.held - held)
-        made = replace(made, held=held, shared=shared, move=flags.get("move", 0))
+        made = replace(made, held=held, shared=shared)
         return replace(made, shared_bytes=_plan.shared_bytes(problem, made))
 
     _launch.plan = plan
@@ -231,11 +232,9 @@ def plans(kind: str, batch: int, width: int, back: bool, count: int) -> list[_pl
     cheapest = sorted(_plan.candidates(problem), key=lambda p: p.cost)
     chosen: dict[tuple[int, ...], _plan.Plan] = {}
     for made in cheapest:
-        chosen.setdefault((made.units, made.cluster), made)
+        chosen.setdefault((made.units, made.cluster, made.polled), made)
     found = list(chosen.values())[:count]
-    found += [made for made in cheapest if made not in found][: max(0, 2 * count - len(found))]
-    moves = [replace(m, move=1) for m in found[:count] if not (m.grid and (m.cluster, m.chunks[0]) > (1, 1))]
-    return found + moves  # threads read all of an operand at once
+    return found + [made for made in cheapest if made not in found][: max(0, 2 * count - len(found))]
 
 
 def compiled(
@@ -257,9 +256,8 @@ def tune(kind: str, batch: int, width: int, back: bool, count: int) -> dict[str,
     lines = []
     for plan in plans(kind, batch, width, back, count):
         about = f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.rows} cluster {plan.cluster}"
-        about += (
-            f" held {plan.held} shared {plan.shared}/{plan.tiles[1]} chunks {plan.chunks} move {plan.move}"
-        )
+        about += f" warps {plan.warps} held {plan.held} shared {plan.shared}/{plan.tiles[1]}"
+        about += " polled" if plan.polled else f" chunks {plan.chunks}"
         try:
             whole = step_us(kind, batch, width, back, False, plan)
             empty = step_us(kind, batch, width, back, True, plan)
