@@ -70,8 +70,8 @@ def reproduce(
 
     Args:
         events: called with rows for a display: "plan", "job", "step", "done".
-        names, seeds: which cells of the recipe; all of its models, its own number of seeds. Others may be
-            added later in the same directory.
+        names, seeds: which cells of the recipe; all of its models, each with its own number of seeds. Others
+            may be added later in the same directory.
         processes: cells at a time, on a CPU in so many processes (with 1 in this one), on a GPU on as many
             streams of this process.
 
@@ -85,7 +85,6 @@ def reproduce(
     check(processes >= 1, "processes", processes, "must be at least 1")
     check(seeds >= 0, "seeds", seeds, "must be at least 1")
     wanted = recipe.chosen(tuple(names))
-    seeds = seeds or recipe.seeds
     cells.check(recipe)
     where = choose(device)
     with _claimed(out, recipe), Journal(out / RECORDS) as journal:
@@ -245,7 +244,7 @@ class _Run:
         chosen = self._chosen(name)
         if chosen is None:
             return
-        trained = [Job("train", name, chosen, seed) for seed in range(self.seeds)]
+        trained = [Job("train", name, chosen, seed) for seed in range(self.recipe.runs(name, self.seeds))]
         yield from trained[1:]
         for job in trained:
             done = self.journal.outcome(job.key) if job.key in self.journal else None
@@ -293,7 +292,7 @@ def forecast(recipe: Recipe, names: Sequence[str] = (), seeds: int = 0, steps: i
                 began = perf_counter()
                 torch.autograd.backward(loss(model, batch))
                 times.append(perf_counter() - began)
-            runs = len(contestant.learning_rates) + (seeds or recipe.seeds) - 1
+            runs = len(contestant.learning_rates) + recipe.runs(name, seeds) - 1
             total += min(times[1:]) * share * runs * (contestant.steps or recipe.train.steps)
     finally:
         torch.set_num_threads(before)
