@@ -95,7 +95,8 @@ def force(
         assert made is not None
         held_now = min(held, made.held)
         shared_now = min(shared, made.tiles[1] - held_now)
-        made = replace(made, held=held_now, shared=shared_now)
+        places = 16 if made.polled else 2  # all of them are used more than once
+        made = replace(made, held=held_now, shared=shared_now, places=places)
         return replace(made, shared_bytes=_plan.shared_bytes(problem, made))
 
     monkeypatch.setattr(_launch, "plan", plan)

@@ -21,6 +21,7 @@ _WARPS = 8
 _CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 8), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
 _HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
+_PLACES_BYTES = 8 << 20  # of operands that lie in L2 at a time
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
 # Costs in us, fitted to what `benchmarks/gpu_rnn.py --tune` measured on an H100 (README.md). `_EMPTY`: a step
@@ -53,6 +54,7 @@ class Plan:
         cluster: blocks of a cluster; in a grid they share the columns of the weights.
         grid: the group is more than a cluster.
         polled: blocks of the grid ask for numbers until they are there, instead of counting who has written.
+        places: for operands in global memory.
         chunks: of an operand that is counted; how many are in shared memory at a time.
     """
 
@@ -70,6 +72,7 @@ class Plan:
     cost: float
     polled: bool = False
     chunks: tuple[int, int] = (1, 1)
+    places: int = 2
 
     @property
     def threads(self) -> int:
@@ -93,6 +96,7 @@ class Plan:
             ("CLUSTER", self.cluster),
             ("GRID", int(self.grid)),
             ("POLLED", int(self.polled)),
+            ("PLACES", self.places),
             ("CHUNKS", self.chunks[0]),
             ("RING", self.chunks[1]),
             ("BYTES", self.shared_bytes),
@@ -215,6 +219,9 @@ def fit(
     if base > problem.shared_bytes or left * column > _STREAMED * (held + shared) * column:
         return None
     made = replace(made, shared=shared, shared_bytes=base + shared * column)
+    if polled:
+        few = 64 * groups * made.vector(problem.parts) * problem.size <= _PLACES_BYTES
+        made = replace(made, places=64 if few else 16)
     return replace(made, cost=_cost(problem, made, left * column))
 
 

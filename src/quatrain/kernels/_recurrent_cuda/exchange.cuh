@@ -6,9 +6,9 @@
 //
 // In a grid pieces go through global memory. Small operands are POLLED: numbers themselves say that they are there,
 // for a word with all bits set is none (`EMPTY_WORD`), and a reader asks for its 16 bytes until it has them. There are
-// 16 places for an operand. With operand t here, all have read t - 1, and its writer clears it for t + 15. Whoever asks
-// for t + 15 finds it cleared, since both have passed a fence in between, which there is every four steps: the writer
-// before it wrote t + 5, the reader between t + 5 and t + 15.
+// PLACES for operands. With operand t here, all have read t - 1, and its writer clears it for t - 1 + PLACES. Whoever
+// asks for that finds it cleared, since both have passed a fence in between, which there is every PLACES / 4 steps: the
+// writer before it wrote operand t + 1 + PLACES / 4, the reader behind it and before t - 1 + PLACES.
 //
 // Large ones are counted: who has written counts up, and reads the operand when all have, in CHUNKS chunks, of which
 // RING are in shared memory at a time.
@@ -168,7 +168,7 @@ __device__ __forceinline__ void send(const Args& args, const Block& b, int step)
         for (int i = threadIdx.x; i < FOURS_OF_PIECE; i += THREADS) {
             store_relaxed(last + i, {EMPTY_WORD, EMPTY_WORD, EMPTY_WORD, EMPTY_WORD});
         }
-        if (step % 4 == 0) fence_device();
+        if (step % (PLACES / 4) == 0) fence_device();  // it costs as much as half a step
         return;
     }
     if (GRID) {

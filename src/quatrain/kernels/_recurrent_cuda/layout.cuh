@@ -4,8 +4,8 @@
 // product (h forward, the cotangents of the gates backward) is a vector of numbers for each row, in slices
 // [slice][row][UNITS]: what a block contributes is one piece of PARTS slices.
 //
-// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, CHUNKS,
-// RING, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
+// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
+// CHUNKS, RING, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)   // slices of a block
 #define SHARE (GRID ? CLUSTER : 1)  // blocks that multiply the same rows of weights, each a share of the columns
@@ -23,7 +23,6 @@
 #define SUM_PLACES (SHARE > 1 ? 2 : 1)
 #define FOURS (DATA == 0 ? 2 : 1)    // of a lane in a tile
 #define STAGED (GRID ? POLLED : BLOCKS > 1)  // pieces are gathered before they are sent
-#define PLACES (POLLED ? 16 : 2)     // for operands in global memory
 #define CHUNK (VECTOR / CHUNKS)      // of an operand that comes from global memory
 #define CHUNK_TILES (KT / CHUNKS)
 #define KPC (KPW / CHUNKS)           // tiles of a warp in a chunk
