@@ -10,6 +10,8 @@ begins in a new one. Nothing is timed of a kind whose check is red.
 
 import argparse
 import json
+import os
+import queue
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from quatrain.kernels import OPS, Case, _nvrtc, _recurrent_cuda
 from quatrain.kernels._recurrent_cuda import _launch, _plan
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 KINDS = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
 TABLE = ((16, 512), (64, 512), (16, 1024), (64, 1024), (64, 2048), (1, 1024))
 TIME = 1024
@@ -40,9 +43,9 @@ PLANS: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
     # name: units, blocks of a cluster, rows, groups of a width of 60 and 11 sequences
     "one block": ((64, 1, 4, 3), {}),
     "cluster": ((16, 4, 3, 2), {}),
-    "cluster, by threads": ((16, 4, 3, 2), {"move": 1}),
+    "cluster, warps over columns": ((16, 4, 3, 2), {"down": 1}),
     "cluster, weights from everywhere": ((16, 4, 9, 1), {"held": 1, "shared": 1}),
-    "grid, by threads": ((16, 1, 6, 2), {"grid": True, "move": 1}),
+    "grid, polled": ((16, 1, 6, 2), {"grid": True, "chunks": (0, 0)}),
     "grid, in bulk": ((16, 1, 6, 2), {"grid": True}),
     "grid of clusters, multicast": ((16, 4, 6, 2), {"grid": True}),
     "grid, in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (2, 2)}),
@@ -87,12 +90,13 @@ def force(numbers: tuple[int, int, int, int] | None, flags: dict[str, Any]) -> N
 
     def plan(problem: _plan.Problem) -> _plan.Plan | str:
         chunks = flags.get("chunks", (1, 1))
-        made = _plan.fit(problem, units, cluster, flags.get("grid", False), rows, groups, chunks)
+        grid, down = flags.get("grid", False), flags.get("down", 0)
+        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks, down)
         if made is None:
             return "does not fit"
         held = min(flags.get("held", 999), made.held)
         shared = min(flags.get("shared", 999), made.tiles[1] - held, made.shared + made.held - held)
-        made = replace(made, held=held, shared=shared, move=flags.get("move", 0))
+        made = replace(made, held=held, shared=shared)
         return replace(made, shared_bytes=_plan.shared_bytes(problem, made))
 
     _launch.plan = plan
@@ -189,69 +193,79 @@ def table(kind: str, batch: int, width: int, dtypes: list[str]) -> dict[str, Any
     return {"forward": times(forward), "training": times(training, 5)}
 
 
-def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _plan.Plan | None) -> float:
-    """us of a step of one pass, the kernel alone, from two lengths: what a launch costs cancels."""
-    rows = 4 if kind == "lstm" else 3 if kind == "gru" else 1
-    x = torch.randn(batch, TIME, rows * width, device="cuda", dtype=torch.bfloat16)
+def launch_of(kind: str, batch: int, width: int, back: bool, made: _plan.Plan, time: int) -> _launch.Launch:
+    """One pass alone, ready to run: a forward pass keeps nothing, a backward pass has no initial state."""
+    rows = GATES[kind]
+    x = torch.randn(batch, time, rows * width, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(rows * width, width, device="cuda", dtype=torch.bfloat16) * width**-0.5
+    inputs = _launch.Inputs(KINDS[kind], x, weight, None, None, None, None, None)
+    launch = _launch.Launch(inputs, back, made)
+    if not back:
+        out = _launch.results(inputs, False)
+        launch.steps("x", x)
+        for name, value in (("y", out.y), ("last_h", out.h), ("last_c", out.c)):
+            launch.set(name, value)
+        return launch
+    y, _, _, gates, cells = _recurrent_cuda.forward(*inputs, True)
+    launch.steps("dy", y)
+    for name, value in (("gates", gates), ("cells", cells), ("dx", torch.empty_like(x))):
+        launch.set(name, value)
+    launch.set("dinner", torch.empty_like(y))
+    launch.set("dbias", torch.empty(made.groups * made.rows, width, device="cuda"))
+    return launch
+
+
+def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _plan.Plan) -> float:
+    """us of a step of one pass, the kernel alone, from two lengths: what a launch costs cancels."""
     found = []
     for length in (TIME // 4, TIME):
-        part = x[:, :length].contiguous()
-        inputs = _launch.Inputs(KINDS[kind], part, weight, None, None, None, None, None)
-        kept = _recurrent_cuda.forward(*inputs, True) if back else None
-        launch = _launch.Launch(inputs, back, made)
-        out = _launch.results(inputs, False)
-        if back:
-            assert kept is not None
-            launch.steps("dy", kept[0])
-            names = ("gates", "cells")
-            for name, value in zip(names, kept[3:], strict=True):
-                launch.set(name, value)
-            launch.set("dx", torch.empty_like(part))
-            launch.set("dinner", torch.empty_like(kept[0]))
-            shape = (launch.plan.groups * launch.plan.rows, width)
-            launch.set("dbias", torch.empty(shape, device="cuda"))
-        else:
-            launch.steps("x", part)
-            for name, value in (("y", out.y), ("last_h", out.h), ("last_c", out.c)):
-                launch.set(name, value)
+        launch = launch_of(kind, batch, width, back, made, length)
         found.append(times({"": lambda run=launch: run.run(False, False, empty)}, 5)[""])
-    torch.cuda.synchronize()
-    _recurrent_cuda.check(x.device)
+    _recurrent_cuda.check(torch.device("cuda", 0))
     return 1000 * (found[1] - found[0]) / (TIME - TIME // 4)
 
 
-def tune(kind: str, batch: int, width: int, back: bool, count: int) -> dict[str, Any]:
-    """us of a step by the plans that the planner takes for cheapest, whole and empty, beside its guess."""
-    force(None, {})
-    device = torch.device("cuda", 0)
-    size = 2
-    problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, size, back, _nvrtc.processors(device))
+def plans(kind: str, batch: int, width: int, back: bool, count: int) -> list[_plan.Plan]:
+    """The plans that the planner takes for cheapest: one of each size and cluster, then others."""
+    problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
     cheapest = sorted(_plan.candidates(problem), key=lambda p: p.cost)
-    chosen: dict[tuple[int, int, bool], _plan.Plan] = {}
+    chosen: dict[tuple[int, ...], _plan.Plan] = {}
     for made in cheapest:
-        chosen.setdefault((made.units, made.cluster, made.rows > 8), made)
+        chosen.setdefault((made.units, made.cluster, made.polled), made)
+    found = list(chosen.values())[:count]
+    return found + [made for made in cheapest if made not in found][: max(0, 2 * count - len(found))]
+
+
+def compiled(
+    kind: str, batch: int, width: int, back: bool, count: int, part: int, parts: int
+) -> dict[str, Any]:
+    """Compile a share of what `tune` runs, for all processes to find."""
+    for made in plans(kind, batch, width, back, count)[part::parts]:
+        for empty in (False, True):
+            x = torch.empty(1, 1, GATES[kind] * width, device="cuda", dtype=torch.bfloat16)
+            weight = torch.empty(GATES[kind] * width, width, device="cuda", dtype=torch.bfloat16)
+            inputs = _launch.Inputs(KINDS[kind], x, weight, None, None, None, None, None)
+            _launch.Launch(inputs, back, made).kernel(False, False, empty)
+    return {}
+
+
+def tune(kind: str, batch: int, width: int, back: bool, count: int) -> dict[str, Any]:
+    """us of a step by several plans, whole and empty, beside the planner's guess."""
+    force(None, {})
     lines = []
-    for made in list(chosen.values())[:count]:
-        for move in (0, 1):
-            if move and made.grid and (made.cluster > 1 or made.chunks[0] > 1):
-                continue  # threads read all of an operand at once
-            plan = replace(made, move=move)
-            about = (
-                f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.rows} cluster {plan.cluster}"
-            )
-            about += (
-                f" held {plan.held} shared {plan.shared}/{plan.tiles[1]} chunks {plan.chunks} move {move}"
-            )
-            try:
-                whole = step_us(kind, batch, width, back, False, plan)
-                empty = step_us(kind, batch, width, back, True, plan)
-                lines.append({"plan": about, "us": round(whole, 2), "empty": round(empty, 2)})
-            except RuntimeError as error:
-                lines.append({"plan": about, "error": str(error)[:200]})
-                if "illegal" in str(error) or "launch failure" in str(error):
-                    return {"rows": lines}
-            lines[-1]["guess"] = round(plan.cost, 2)
+    for plan in plans(kind, batch, width, back, count):
+        about = f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.rows} cluster {plan.cluster}"
+        about += f" warps {plan.warps} held {plan.held} shared {plan.shared}/{plan.tiles[1]}"
+        about += " polled" if plan.polled else f" chunks {plan.chunks}"
+        try:
+            whole = step_us(kind, batch, width, back, False, plan)
+            empty = step_us(kind, batch, width, back, True, plan)
+            lines.append({"plan": about, "us": round(whole, 2), "empty": round(empty, 2)})
+        except RuntimeError as error:
+            lines.append({"plan": about, "error": str(error)[:200]})
+            if "illegal" in str(error) or "launch failure" in str(error):
+                return {"rows": lines}
+        lines[-1]["guess"] = round(plan.cost, 2)
     return {"rows": lines}
 
 
@@ -275,33 +289,15 @@ def packed(kind: str, width: int, sequences: int) -> dict[str, Any]:
 
 
 def residents() -> dict[str, Any]:
-    """How many clusters of each size run at once, and what the planner takes for granted."""
-    device, found = torch.device("cuda", 0), {}
-    processors = _nvrtc.processors(device)
-    for blocks in (1, 2, 4, 8, 16):
-        problem = _plan.Problem(2, 16 * blocks, 1, 2, False, processors)
-        made = _plan.fit(problem, 16, blocks, False, 1, 1)
-        assert made is not None
-        flags = (
-            ("DATA", 2),
-            ("KIND", 2),
-            ("BACK", 0),
-            *made.defines(),
-            ("KEEP", 0),
-            ("FLUSH", 0),
-            ("EMPTY", 0),
-        )
-        kernels = _nvrtc.kernels(_launch._source(False), flags, 0)
-        big = _plan.SHARED_BYTES - 1024  # a block a multiprocessor
-        count = kernels.resident_clusters("recurrent_scan", made.threads, big, blocks)
-        found[str(blocks)] = (count, _plan.resident(blocks, processors))
-    return {"clusters": found, "processors": processors}
+    """How many clusters of each size run at once."""
+    return {"clusters of 1 to 16 blocks": _nvrtc.residents(0)}
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     "check": check,
     "table": table,
     "tune": tune,
+    "compiled": compiled,
     "packed": packed,
     "residents": residents,
 }
@@ -391,18 +387,36 @@ def short_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def tune_all(workers: Workers, kinds: list[str], count: int, until: float) -> None:
-    for kind in kinds:
-        for batch, width in TABLE:
-            for back in (False, True):
-                if time.monotonic() > until:
-                    say("no time left")
-                    return
-                found = workers.run("tune", 90, kind=kind, batch=batch, width=width, back=back, count=count)
-                say(
-                    f"{kind} B{batch} H{width} {'backward' if back else 'forward'}: {found.get('failed', '')}"
-                )
-                for row in found.get("rows", ()):
-                    say(f"    {row}")
+    """All rows of the table: first compile, in as many processes as there are cores, then measure."""
+    rows = [(kind, batch, width, back) for kind in kinds for batch, width in TABLE for back in (False, True)]
+    cores, pools = max(2, (os.cpu_count() or 2) - 1), queue.SimpleQueue[Workers]()
+    for _ in range(cores):
+        pools.put(Workers(__file__))
+
+    def share(row: tuple[str, int, int, bool], part: int) -> None:
+        mine = pools.get()
+        kind, batch, width, back = row
+        values = {"kind": kind, "batch": batch, "width": width, "back": back, "count": count}
+        if time.monotonic() < until:
+            found = mine.run("compiled", 60, **values, part=part, parts=3)
+            if "failed" in found:
+                say(f"{row}: {found['failed']}")
+        pools.put(mine)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(lambda job: share(*job), [(row, part) for row in rows for part in range(3)]))
+    for _ in range(cores):
+        pools.get().stop()
+    say(f"compiled in {time.monotonic() - began:.0f} s")
+    for kind, batch, width, back in rows:
+        if time.monotonic() > until:
+            say("no time left")
+            return
+        found = workers.run("tune", 60, kind=kind, batch=batch, width=width, back=back, count=count)
+        say(f"{kind} B{batch} H{width} {'backward' if back else 'forward'}: {found.get('failed', '')}")
+        for row in found.get("rows", ()):
+            say(f"    {row}")
 
 
 def main() -> None:
@@ -426,7 +440,7 @@ def main() -> None:
         if args.tune:
             tune_all(workers, kinds, args.plans, until)
             return
-        say(f"clusters at once, found and assumed: {workers.run('residents', 60)}")
+        say(f"at once: {workers.run('residents', 60)}")
         right = check_all(kinds)
         if args.check:
             bad = [f"{kind} {dtype}" for (kind, dtype), good in right.items() if not good]

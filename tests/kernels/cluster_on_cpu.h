@@ -231,10 +231,6 @@ static inline void check_copy(const void* to, const void* from, unsigned bytes) 
         abort();
     }
 }
-static inline void push(void* to, const void* from, unsigned bytes, long long* bar, int block) {
-    check_copy(to, from, bytes);
-    fibers::copies.push_back({place_in(to, block), from, bytes, (long long*)place_in(bar, block)});
-}
 template <class F>
 static inline void push_four(F* to, F v, long long* bar, int block) {
     check_copy(to, to, 16);
@@ -258,7 +254,16 @@ static inline int load_acquire(const int* p) {
 static inline void add_release(int* p, int v) { *p += v; }
 static inline long long nanoseconds() { return fibers::passes; }
 #define load_stream(p) (*(const Four*)(p))
-#define load_fresh(p) (*(const Four*)(p))
+template <class F>
+static inline F load_relaxed(const F* p) {
+    if (((const int*)p)[0] == -1) fibers::pause(fibers::SPINS);  // not there yet: others go on
+    return *p;
+}
+template <class F>
+static inline void store_relaxed(F* p, F v) {
+    check_copy(p, p, 16);
+    *p = v;
+}
 static inline void prefetch(const void*) {}
 
 static inline float from_half(unsigned short x) {

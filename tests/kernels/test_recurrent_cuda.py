@@ -1,6 +1,5 @@
 """What only a GPU shows of the recurrent scans' kernel: clusters, grids, graphs, streams, compilation."""
 
-from dataclasses import replace
 
 import pytest
 import torch
@@ -48,27 +47,21 @@ def test_strides_and_wide_parameters(name):
     )
 
 
-PLANS = [  # units, blocks of a cluster, rows, groups, grid, how operands are exchanged
-    (64, 1, 4, 3, False, 0),
-    (16, 4, 3, 2, False, 0),
-    (16, 4, 3, 2, False, 1),
-    (16, 1, 6, 2, True, 0),
-    (16, 1, 6, 2, True, 1),
-    (16, 4, 6, 2, True, 0),
+PLANS = [  # units, blocks of a cluster, grid, rows, groups, chunks, warps over rows of the weights
+    (64, 1, False, 4, 3),
+    (16, 4, False, 3, 2),
+    (16, 4, False, 3, 2, (1, 1), 1),
+    (16, 1, True, 6, 2),
+    (16, 1, True, 6, 2, (0, 0)),
+    (16, 4, True, 6, 2),
+    (16, 1, True, 6, 2, (4, 2)),
 ]
 
 
 @pytest.mark.parametrize("numbers", PLANS)
 @pytest.mark.parametrize("name", SCANS)
 def test_ways_of_exchange(name, numbers, monkeypatch):
-    units, cluster, rows, groups, grid, move = numbers
-
-    def plan(problem):
-        made = _plan.fit(problem, units, cluster, grid, rows, groups)
-        assert made is not None
-        return replace(made, move=move)
-
-    monkeypatch.setattr(_launch, "plan", plan)
+    monkeypatch.setattr(_launch, "plan", lambda problem: _plan.fit(problem, *numbers))
     case = Case({"B": 11, "T": 19, "D": 60}, ("h0", "lengths"))
     for dtype in DTYPES:
         check_budget(OPS[name], SCANS[name], example(OPS[name], case), dtype, "cuda")
@@ -150,12 +143,13 @@ def test_a_long_sequence():
     assert torch.equal(c, c2)
 
 
-def test_blocks_that_never_meet_leave_nan_and_an_error(monkeypatch):
+@pytest.mark.parametrize("chunks", [(0, 0), (1, 1)])
+def test_blocks_that_never_meet_leave_nan_and_an_error(monkeypatch, chunks):
     """More blocks than the launch has: their barrier is never met, and the device stays usable."""
     monkeypatch.setattr(_launch, "PATIENCE", 20_000_000)
 
     def plan(problem):
-        return _plan.fit(problem, 16, 1, True, 1, 1)
+        return _plan.fit(problem, 16, 1, True, 1, 1, chunks)
 
     given = on_gpu("lstm_scan", Case({"B": 1, "T": 20, "D": 64}))
     monkeypatch.setattr(_launch, "plan", plan)

@@ -59,7 +59,9 @@ def emulator(tmp_path_factory):
         return Emulated(ctypes.CDLL(str(library)))
 
     patch.setattr(_nvrtc, "kernels", kernels)
-    patch.setattr(_nvrtc, "processors", lambda device: 132)
+    patch.setattr(
+        _nvrtc, "residents", lambda device: (132, 66, 44, 33, *(24 - size for size in range(5, 17)))
+    )
     library = torch.library.Library("quatrain", "IMPL")
     library.impl("recurrent_cuda", _recurrent_cuda.forward, "CPU")
     library.impl("recurrent_cuda_backward", _recurrent_cuda.backward, "CPU")
@@ -84,16 +86,16 @@ def test_matches_the_definition(emulator, name, case, dtype):
 
 
 def force(
-    monkeypatch, units, cluster, rows, groups, *, grid=False, held=99, shared=99, move=0, chunks=(1, 1)
+    monkeypatch, units, cluster, rows, groups, *, grid=False, held=99, shared=99, chunks=(1, 1), down=0
 ):
     """Plans with these numbers instead of the cheapest; few tiles held, so that every place is read."""
 
     def plan(problem):
-        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks)
+        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks, down)
         assert made is not None
         held_now = min(held, made.held)
         shared_now = min(shared, made.tiles[1] - held_now)
-        made = replace(made, held=held_now, shared=shared_now, move=move)
+        made = replace(made, held=held_now, shared=shared_now)
         return replace(made, shared_bytes=_plan.shared_bytes(problem, made))
 
     monkeypatch.setattr(_launch, "plan", plan)
@@ -101,16 +103,17 @@ def force(
 
 CLUSTERS = {  # units, cluster, rows, groups
     "three blocks": ((16, 3, 3, 2), {}),
-    "by threads": ((16, 3, 4, 1), {"move": 1}),
+    "warps over columns": ((16, 3, 4, 1), {"down": 1}),
     "shared weights": ((16, 3, 2, 3), {"held": 0}),
-    "weights from everywhere": ((16, 3, 3, 2), {"held": 1, "shared": 1, "move": 1}),
+    "weights from everywhere": ((16, 3, 3, 2), {"held": 1, "shared": 1}),
     "streamed weights": ((32, 2, 9, 1), {"held": 0, "shared": 0}),
     "a grid": ((16, 1, 3, 2), {"grid": True}),
     "a grid of clusters": ((16, 3, 3, 2), {"grid": True}),
     "a grid in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (3, 3), "held": 1}),
     "chunks in a ring": ((16, 1, 3, 2), {"grid": True, "chunks": (3, 1)}),
     "chunks for a cluster": ((16, 2, 3, 2), {"grid": True, "chunks": (2, 1), "held": 1}),
-    "a grid by threads": ((16, 1, 5, 1), {"grid": True, "move": 1}),
+    "a polled grid": ((16, 1, 5, 2), {"grid": True, "chunks": (0, 0)}),
+    "a polled grid of large operands": ((16, 1, 40, 1), {"grid": True, "chunks": (0, 0), "down": 1}),
 }
 
 
@@ -190,8 +193,8 @@ def test_blocks_that_never_start_leave_nan_and_an_error(emulator, monkeypatch):
     device = arguments["x"].device
     monkeypatch.setattr(Emulated, "together", 2)
     monkeypatch.setattr(_launch, "PATIENCE", 500)
-    for move in (0, 1):
-        force(monkeypatch, 16, 1, 2, 2, grid=True, move=move)
+    for chunks in ((1, 1), (0, 0)):
+        force(monkeypatch, 16, 1, 2, 2, grid=True, chunks=chunks)
         y, h, c = lstm.scan(**arguments)
         for result in (y, h, c):
             assert result.isnan().all()

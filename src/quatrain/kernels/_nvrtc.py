@@ -63,6 +63,20 @@ def processors(device: torch.device) -> int:
 
 
 @cache
+def residents(device: int) -> tuple[int, ...]:
+    """How many clusters of 1, 2, .. 16 blocks run at once, where a block takes a whole multiprocessor.
+
+    Parts of a chip have different numbers of working multiprocessors, so two chips of a name may differ.
+    """
+    first = processors(torch.device("cuda", device))
+    if torch.cuda.get_device_capability(device) < (9, 0):
+        return (first,)
+    empty = kernels('extern "C" __global__ void empty() {}', (), device)
+    shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return first, *(empty.resident_clusters("empty", 256, shared, size) for size in range(2, 17))
+
+
+@cache
 def _missing(name: str, load: Any) -> str | None:
     try:
         load()

@@ -38,9 +38,9 @@ def _why_not_on(device: int, kind: str, width: int, size: int) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST:
         return f"compute capability {capability[0]}.{capability[1]}: must be at least 9.0, which has clusters"
-    processors = _nvrtc.processors(torch.device("cuda", device))
+    residents = _nvrtc.residents(device)
     for back in (False, True):
-        found = plan(Problem(KINDS[kind], width, 1, size, back, processors))
+        found = plan(Problem(KINDS[kind], width, 1, size, back, residents))
         if isinstance(found, str):
             return found
     return None

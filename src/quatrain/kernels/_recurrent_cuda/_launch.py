@@ -71,11 +71,11 @@ def results(inputs: Inputs, keep: bool) -> Results:
     return Results(y, h, c, gates, cells)
 
 
-def problem(inputs: Inputs, back: bool, processors: int) -> Problem:
+def problem(inputs: Inputs, back: bool, residents: tuple[int, ...]) -> Problem:
     """What is to be planned for these arguments; reads metadata only."""
     size = inputs.x.dtype.itemsize
     sequences = max(inputs.sequences, 1)
-    return Problem(KINDS[inputs.kind], inputs.weight.shape[1], sequences, size, back, processors)
+    return Problem(KINDS[inputs.kind], inputs.weight.shape[1], sequences, size, back, residents)
 
 
 class Launch:
@@ -84,7 +84,7 @@ class Launch:
     def __init__(self, inputs: Inputs, back: bool, made: Plan | None = None) -> None:
         self.inputs, self.back = inputs, back
         self.device = inputs.x.device
-        found = made or plan(problem(inputs, back, _nvrtc.processors(self.device)))
+        found = made or plan(problem(inputs, back, _nvrtc.residents(self.device.index or 0)))
         if isinstance(found, str):
             raise RuntimeError(found)
         self.plan: Plan = found
@@ -135,28 +135,33 @@ class Launch:
         if lengths is not None:
             self.set("order", lengths.argsort(descending=True, stable=True))
 
-    def run(self, keep: bool, flush: bool, empty: bool = False) -> None:
-        """Queue the kernel. ``empty``: without product and data, for measuring the exchange."""
-        made, x = self.plan, self.inputs.x
-        if made.grid:
-            room = 2 * made.groups * made.vector(self.gates if self.back else 1)
-            self.set("exchange", x.new_empty(room))
-            self.set("arrived", x.new_zeros(made.groups + 1, dtype=torch.int32))
-        self.args.status = status(self.device).data_ptr()
+    def kernel(self, keep: bool, flush: bool, empty: bool = False) -> _nvrtc.Kernels:
+        """The compiled kernel. ``empty``: without product and data, for measuring the exchange."""
         defines = (
-            ("DATA", _nvrtc.DATA[x.dtype]),
+            ("DATA", _nvrtc.DATA[self.inputs.x.dtype]),
             ("KIND", self.number),
             ("BACK", int(self.back)),
-            *made.defines(),
+            *self.plan.defines(),
             ("KEEP", int(keep)),
             ("FLUSH", int(flush)),
             ("EMPTY", int(empty)),
         )
-        kernels = _nvrtc.kernels(_source(self.back), defines, self.device.index or 0)
-        blocks = made.groups * made.blocks
+        return _nvrtc.kernels(_source(self.back), defines, self.device.index or 0)
+
+    def run(self, keep: bool, flush: bool, empty: bool = False) -> None:
+        """Queue the kernel."""
+        made, x = self.plan, self.inputs.x
+        kernels = self.kernel(keep, flush, empty)
+        if made.grid:
+            places, vector = 4 if made.polled else 2, made.vector(self.gates if self.back else 1)
+            room = places * made.groups * vector * x.element_size() // 4
+            exchange = x.new_empty(room, dtype=torch.int32)
+            self.set("exchange", exchange.fill_(-1) if made.polled else exchange)
+            self.set("arrived", x.new_zeros(made.groups + 1, dtype=torch.int32))
+        self.args.status = status(self.device).data_ptr()
         kernels.launch(
             "recurrent_scan",
-            blocks,
+            made.groups * made.blocks,
             made.threads,
             made.shared_bytes,
             self.args,

@@ -16,18 +16,22 @@ KEPT = (1, 1, 4, 4)  # numbers a forward pass keeps of a unit, but for the one i
 
 SHARED_BYTES = 227 << 10  # of a block on Hopper
 _UNITS = (16, 32, 64, 128)
-_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64)
 _WARPS = 8
-_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
+_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 8), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
 _HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
-# Costs in us. `_EMPTY`: a step without product by blocks of a cluster, and what a KB received adds; measured
-# with element-wise stores on one H200 (README.md). The rest is arithmetic of the chip.
-_EMPTY = ((1, 0.15), (2, 0.40), (4, 0.45), (8, 0.60), (16, 0.80))
-_CLUSTER_KB, _GRID, _GRID_KB, _CHUNK = 0.04, 1.05, 0.047, 0.05
+# Costs in us, fitted to what `benchmarks/gpu_rnn.py --tune` measured on an H100 (README.md). `_EMPTY`: a step
+# without product by blocks of a cluster.
+_EMPTY = ((1, 0.10), (2, 0.25), (4, 0.31), (8, 0.34), (16, 0.36))
+_CLUSTER_KB = 0.02  # what a KB received adds
+_POLLED, _POLLED_KB = 0.9, 0.02
+_GRID, _GRID_KB, _RING = 2.3, 0.012, 2.2
+_REST = 0.35  # gates and barriers
 _TILE_PRODUCT = 1.6 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
+_CHAIN = 33 / 1755  # of the same, where it waits for the one before
 _FMA_PRODUCT = 16.0 / 1755
 _SHARED_KB, _L2_KB = 8.0 / 1755, 1 / 4000  # the latter by all blocks together
 
@@ -47,8 +51,8 @@ class Plan:
         shared: columns of tiles in shared memory.
         cluster: blocks of a cluster.
         grid: the group is more than a cluster.
-        chunks: of an operand that comes from global memory; how many are in shared memory at a time.
-        move: how operands are exchanged: 0 in bulk, 1 by threads (all of an operand at once).
+        polled: blocks of the grid ask for numbers until they are there, instead of counting who has written.
+        chunks: of an operand that is counted; how many are in shared memory at a time.
     """
 
     units: int
@@ -63,8 +67,8 @@ class Plan:
     grid: bool
     shared_bytes: int
     cost: float
+    polled: bool = False
     chunks: tuple[int, int] = (1, 1)
-    move: int = 0
 
     @property
     def threads(self) -> int:
@@ -87,7 +91,7 @@ class Plan:
             ("SHARED", self.shared),
             ("CLUSTER", self.cluster),
             ("GRID", int(self.grid)),
-            ("MOVE", self.move),
+            ("POLLED", int(self.polled)),
             ("CHUNKS", self.chunks[0]),
             ("RING", self.chunks[1]),
             ("BYTES", self.shared_bytes),
@@ -104,7 +108,7 @@ class Problem:
         sequences: rows of the batch or packed sequences.
         size: bytes of a number.
         back: of the backward pass.
-        processors: of the GPU.
+        residents: clusters of 1, 2, .. blocks that the GPU runs at once, a block a multiprocessor.
         shared_bytes: that a block may have.
     """
 
@@ -113,7 +117,7 @@ class Problem:
     sequences: int
     size: int
     back: bool
-    processors: int
+    residents: tuple[int, ...]
     shared_bytes: int = SHARED_BYTES
 
     @property
@@ -121,17 +125,14 @@ class Problem:
         """Numbers of the operand that a unit contributes."""
         return GATES[self.kind] if self.back else 1
 
+    def resident(self, cluster: int) -> int:
+        """Clusters of this size that run at once."""
+        return self.residents[cluster - 1] if cluster <= len(self.residents) else 0
+
     @property
     def row_gates(self) -> int:
         """Rows of the block's weights for each unit."""
         return 1 if self.back else GATES[self.kind]
-
-
-def resident(cluster: int, processors: int) -> int:
-    """Clusters that run at once, a block a multiprocessor; those of a Hopper lie in parts of 16 and more."""
-    if cluster <= 4:
-        return processors // cluster
-    return max(processors // 16, 1) * (16 // cluster) if processors >= cluster else 0
 
 
 @cache
@@ -141,7 +142,7 @@ def plan(problem: Problem) -> Plan | str:
     if not found:
         return (
             f"D = {problem.width}: needs more multiprocessors or shared memory than "
-            f"{problem.processors} with {problem.shared_bytes >> 10} KiB"
+            f"{problem.residents[0]} with {problem.shared_bytes >> 10} KiB"
         )
     return min(found, key=lambda p: (p.cost, p.blocks, p.rows))
 
@@ -152,23 +153,23 @@ def candidates(problem: Problem) -> Iterator[Plan]:
         blocks = -(-problem.width // units)
         if units > 16 and blocks * units >= 2 * problem.width:
             continue  # half of it would be padding
-        if blocks <= _MOST_CLUSTER:
-            clusters: tuple[int, ...] = (blocks,)
-        else:
-            clusters = tuple(c for c in (1, 2, 4, 8) if blocks % c == 0)
-        for cluster in clusters:
-            grid = blocks > _MOST_CLUSTER
-            room = resident(cluster, problem.processors) * cluster // blocks
-            if room == 0:
+        grid = blocks > _MOST_CLUSTER
+        for cluster in (1, 2, 4, 8) if grid else (blocks,):
+            room = problem.resident(cluster) * cluster // blocks
+            if blocks % cluster or room == 0:
                 continue
             for rows in _ROWS:
                 groups = min(room, -(-problem.sequences // rows))
                 if groups * rows >= problem.sequences + groups + rows and rows > 1:
                     continue  # rows without work
-                for chunks in _CHUNKS if grid else _CHUNKS[:1]:
-                    made = fit(problem, units, cluster, grid, rows, groups, chunks)
-                    if made is not None:
-                        yield made
+                ways = _CHUNKS if grid else ((1, 1),)
+                if grid and cluster == 1:
+                    ways = ((0, 0), *ways)
+                for chunks in ways:
+                    for down in (1, 2, 4, 8):
+                        made = fit(problem, units, cluster, grid, rows, groups, chunks, down)
+                        if made is not None:
+                            yield made
 
 
 def fit(
@@ -179,13 +180,18 @@ def fit(
     rows: int,
     groups: int,
     chunks: tuple[int, int] = (1, 1),
+    down: int = 0,
 ) -> Plan | None:
-    """The plan with these numbers; None where it does not fit."""
+    """The plan with these numbers; None where it does not fit. No chunks in a grid: operands are polled.
+
+    ``down``: warps over rows of the weights; as many as there are by default.
+    """
+    polled, chunks = grid and chunks == (0, 0), chunks if chunks[0] else (1, 1)
     blocks = -(-problem.width // units)
     m, k = problem.row_gates * units // 16, blocks * problem.parts * units // 16
-    down = max(d for d in range(1, _WARPS + 1) if m % d == 0)
+    down = down or max(d for d in range(1, _WARPS + 1) if m % d == 0)
     across = _WARPS // down
-    if 32 * down * across < units:
+    if m % down or 32 * down * across < units:
         return None
     slices = blocks * problem.parts
     if slices % chunks[0] or (grid and slices // chunks[0] % cluster):
@@ -193,12 +199,16 @@ def fit(
     fours = problem.size // 2
     columns, tiles = -(-rows // 8), (m // down, -(-k // chunks[0] // across) * chunks[0])
     elements = -(-units * rows // (32 * down * across))
-    sums = tiles[0] * columns * (4 if problem.size == 2 else 16)
+    sums = max(tiles[0] * columns, 4) * 4 if problem.size == 2 else tiles[0] * columns * 16
+    later = 8 if elements <= 2 else 0
     per_tile = 4 * fours * tiles[0]
-    held = min(tiles[1], max(0, _HELD - sums - 8 * elements - (12 if elements > 2 else 0)) // per_tile)
+    taken = sums + (8 + later) * elements + (12 if elements > 2 else 0)
+    held = min(tiles[1], max(0, _HELD - taken) // per_tile)
     if sums > 96 or elements > 8:
         return None
-    made = Plan(units, blocks, groups, rows, (down, across), tiles, held, 0, cluster, grid, 0, 0.0, chunks)
+    made = Plan(
+        units, blocks, groups, rows, (down, across), tiles, held, 0, cluster, grid, 0, 0.0, polled, chunks
+    )
     base = shared_bytes(problem, made)
     column = down * across * tiles[0] * fours * 512
     shared = min(tiles[1] - held, max(0, problem.shared_bytes - base) // column)
@@ -217,29 +227,33 @@ def shared_bytes(problem: Problem, made: Plan) -> int:
     if made.grid:
         vector = vector // made.chunks[0] * made.chunks[1]
     v = (vector + 7 * made.units) * size
-    copies = not made.grid and made.blocks > 1
-    stage = problem.parts * made.units * made.rows * size if copies else 0
+    staged = made.polled if made.grid else made.blocks > 1
+    stage = problem.parts * made.units * made.rows * size if staged else 0
     sums = across * columns * 8 * (problem.row_gates * made.units + 4) * 4
     tiles = down * across * made.tiles[0] * made.shared * (size // 2) * 512
-    return (
-        (1 if made.grid else 2) * v + 2 * stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 16
-    )
+    return (1 if made.grid else 2) * v + stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 16
 
 
 def _cost(problem: Problem, made: Plan, streamed: int) -> float:
     """us of a step, times the sequences that a row runs one after the other."""
     received = made.vector(problem.parts) * problem.size / 1024
-    products = made.warps[0] * made.warps[1] * made.tiles[0] * made.tiles[1] * -(-made.rows // 8)
-    product = products * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
-    held = (
-        made.shared * made.warps[0] * made.warps[1] * made.tiles[0] * problem.size / 4
-    )  # KB read at each step
-    product += held * _SHARED_KB + streamed / 1024 * made.blocks * made.groups * _L2_KB
+    down, across = made.warps
+    columns, rows = -(-made.rows // 8), problem.row_gates * made.units
+    kept = down * across * made.tiles[0]  # tiles in a column of all warps
+    product = kept * made.tiles[1] * columns * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
+    waits = 1 if made.tiles[0] * columns > 2 else 4 // (made.tiles[0] * columns)  # SPLIT of product.cuh
+    product = max(product, _CHAIN * made.tiles[1] / waits)
+    reads = down * columns * 8 * made.blocks * problem.parts * made.units * problem.size / 1024
+    reads += made.shared * kept * problem.size / 4 + 2 * across * columns * 8 * rows * 4 / 1024
+    product += reads * _SHARED_KB + streamed / 1024 * made.blocks * made.groups * _L2_KB
     if not made.grid:
         step = next(us for blocks, us in _EMPTY if made.blocks <= blocks) + product
         step += _CLUSTER_KB * received if made.blocks > 1 else 0
+    elif made.polled:
+        step = _POLLED + _POLLED_KB * received + product
     else:
         arrival, pieces = _GRID_KB * received * (0.5 + 0.5 / made.cluster), made.chunks[0]
-        step = _GRID + max(arrival, product) + min(arrival, product) / pieces + _CHUNK * (pieces - 1)
+        step = _GRID + max(arrival, product) + min(arrival, product) / pieces
+        step += _RING * (pieces / made.chunks[1] - 1)
     turns = -(-problem.sequences // (made.groups * made.rows))
-    return step * turns
+    return (step + _REST) * turns

@@ -27,30 +27,39 @@ __device__ __forceinline__ void read_later(const Args& args, const Row& now, int
     if (WIDE) prefetch(args.cells + later * args.width + unit);
 }
 
-__device__ __forceinline__ void work(
+struct Done {  // what a step leaves behind: cotangents of the drives, or of the initial state
+    float z[4], inner, h, c;
+};
+
+__device__ __forceinline__ Done work(
     const Args& args, const Block& b, Unit& state, const In& in, const Row& now, int row, int u, float* out
 ) {
-    int unit = b.member * UNITS + u;
+    Done done;
     state.h += sum_of(b, row, u);
     if (now.flags & BEHIND) {
-        Long to = (Long)now.sequence * args.width + unit;
-        args.dh0[to] = state.h;
-        if (CELL) args.dc0[to] = state.c;
-        return;
+        done.h = state.h, done.c = state.c;
+        return done;
     }
     state.h += widen(in.dy);
-    float z[4];
-    EACH(g, KEPT) z[g] = kept(in.gates[g]);
-    float inner = retreat(state, z, in.now, in.before);
-    EACH(g, GATES) {
-        args.dx[(now.at * GATES + g) * args.width + unit] = narrow(z[g]);
-        out[g] = z[g];
-    }
+    EACH(g, KEPT) done.z[g] = kept(in.gates[g]);
+    done.inner = retreat(state, done.z, in.now, in.before);
+    EACH(g, GATES) out[g] = done.z[g];
     if (KIND == 3) {
-        args.dinner[now.at * args.width + unit] = narrow(inner);
-        out[GATES - 1] = inner;
-        state.bias += inner;
+        out[GATES - 1] = done.inner;
+        state.bias += done.inner;
     }
+    return done;
+}
+
+__device__ __forceinline__ void record(const Args& args, const Done& done, const Row& now, int unit) {
+    if (now.flags & BEHIND) {
+        Long to = (Long)now.sequence * args.width + unit;
+        args.dh0[to] = done.h;
+        if (CELL) args.dc0[to] = done.c;
+        return;
+    }
+    EACH(g, GATES) args.dx[(now.at * GATES + g) * args.width + unit] = narrow(done.z[g]);
+    if (KIND == 3) args.dinner[now.at * args.width + unit] = narrow(done.inner);
 }
 
 // Before the last step of a sequence: nothing came through the product yet.

@@ -47,16 +47,7 @@ __device__ __forceinline__ bool bar_try(Long* bar, int parity) {
     return ended;
 }
 
-// Copies `bytes`, a multiple of 16, from here to the same place `to` of another block, whose barrier counts them.
-__device__ __forceinline__ void push(void* to, const void* from, unsigned bytes, Long* bar, int block) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-            address_in(shared_address(to), block)),
-        "r"(shared_address(from)), "r"(bytes), "r"(address_in(shared_address(bar), block))
-        : "memory");
-}
-
-// The same for 16 bytes from registers.
+// Copies 16 bytes to the same place `to` of another block, whose barrier counts them.
 __device__ __forceinline__ void push_four(void* to, Four v, Long* bar, int block) {
     asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
@@ -117,13 +108,18 @@ __device__ __forceinline__ Four load_stream(const void* p) {
                  : "l"(p));
     return v;
 }
-__device__ __forceinline__ Four load_fresh(const void* p) {  // from L2: another block wrote it
+// Between blocks: each of the four words is written and read whole.
+__device__ __forceinline__ Four load_relaxed(const Four* p) {
     Four v;
-    asm volatile("ld.global.cg.v4.b32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.relaxed.gpu.global.v4.b32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p)
                  : "memory");
     return v;
+}
+__device__ __forceinline__ void store_relaxed(Four* p, Four v) {
+    asm volatile("st.relaxed.gpu.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
 }
 __device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 

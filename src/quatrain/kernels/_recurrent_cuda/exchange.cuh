@@ -1,10 +1,16 @@
 // How blocks exchange operands and wait for each other.
 //
 // Between the blocks of a cluster, each pushes its piece into all others' shared memory, where a barrier counts the
-// bytes. In a grid, each writes it to global memory, counts up, and reads the whole operand when all have: in CHUNKS
-// chunks, of which RING are in shared memory at a time, and of which each block of a cluster reads its share for all.
-// In both cases whoever has an operand knows that all have read the one before the last, so that two places for it
-// are enough and nobody waits to write.
+// bytes. Whoever has an operand knows that all have read the one before the last, so that two places for it are enough
+// and nobody waits to write.
+//
+// In a grid pieces go through global memory. Small operands are POLLED: numbers themselves say that they are there,
+// for a word with all bits set is none (`EMPTY_WORD`), and a reader asks for its 16 bytes until it has them. There are
+// four places for an operand. With operand t here, all have read t - 1, and its writer clears it for t + 3; the fence
+// between this and its piece of t + 2 makes that whoever has t + 2 finds t + 3 cleared.
+//
+// Large ones are counted: who has written counts up, and reads the operand when all have, in CHUNKS chunks, of which
+// RING are in shared memory at a time, and of which each block of a cluster reads its share for all.
 //
 // No wait is without end: who has waited for `patience` leaves NaN and a mark in `status`.
 
@@ -35,7 +41,7 @@ __device__ __forceinline__ bool wait_for_group(const Args& args, const Block& b,
 }
 
 __device__ __forceinline__ Data* published(const Args& args, const Block& b, int step) {
-    return args.exchange + ((Long)(step & 1) * args.groups + b.group) * VECTOR;
+    return args.exchange + ((Long)(step & (POLLED ? 3 : 1)) * args.groups + b.group) * VECTOR;
 }
 
 // Begins to read a chunk, when its place is free; one thread. False if that took too long.
@@ -52,7 +58,7 @@ __device__ __forceinline__ bool read_chunk(const Args& args, const Block& b, int
 
 // Where a chunk of the operand is, once it is there; all threads.
 __device__ __forceinline__ const Data* enter_chunk(const Args& args, const Block& b, int step, int chunk, bool& came) {
-    if (!GRID || MOVE) return operand(b, step);
+    if (!GRID || POLLED) return operand(b, step);
     int later = chunk - 1 + RING;
     if (chunk > 0 && later < CHUNKS) {
         if (threadIdx.x == 0 && came) came = read_chunk(args, b, step, later);
@@ -65,10 +71,54 @@ __device__ __forceinline__ const Data* enter_chunk(const Args& args, const Block
 
 // Whoever reads chunks for this block may overwrite this one.
 __device__ __forceinline__ void leave_chunk(const Block& b, int chunk) {
-    if (!GRID || MOVE || USES == 1) return;
+    if (!GRID || POLLED || USES == 1) return;
     __syncwarp();
     int lane = threadIdx.x % 32;
     if (lane < CLUSTER) bar_arrive(b.empty + chunk % RING, lane);
+}
+
+#define EMPTY_WORD 0xffffffffu
+__device__ __forceinline__ bool is_there(const Four& v) {
+    return v.x != EMPTY_WORD && v.y != EMPTY_WORD && v.z != EMPTY_WORD && v.w != EMPTY_WORD;
+}
+
+// A NaN may have all bits set: another one says the same.
+__device__ __forceinline__ unsigned filled(unsigned word) { return word == EMPTY_WORD ? 0x7fff7fffu : word; }
+
+// Asks for 16 bytes until they are there; false if that took too long.
+__device__ __forceinline__ bool ask(const Args& args, Four& v, const Four* from) {
+    Long until = 0;
+    for (int i = 1; !is_there(v); ++i) {
+        v = load_relaxed(from);
+        if (i % 64) continue;
+        Long now = nanoseconds();
+        if (until == 0) until = now + args.patience;
+        if (now > until || load_acquire(args.arrived + args.groups)) return false;
+    }
+    return true;
+}
+
+// Reads a polled operand into shared memory; all threads.
+__device__ __forceinline__ bool poll(const Args& args, const Block& b, int step) {
+    constexpr int COUNT = VECTOR * (int)sizeof(Data) / 16, EACH_ASKS = (COUNT + THREADS - 1) / THREADS;
+    constexpr int AT_ONCE = EACH_ASKS < 8 ? EACH_ASKS : 8;
+    const Four* from = (const Four*)published(args, b, step);
+    bool came = true;
+    for (int first = threadIdx.x; first < COUNT; first += AT_ONCE * THREADS) {
+        Four v[AT_ONCE];
+        EACH(i, AT_ONCE) {
+            int at = first + i * THREADS;
+            if (at < COUNT) v[i] = load_relaxed(from + at);
+        }
+        EACH(i, AT_ONCE) {
+            int at = first + i * THREADS;
+            if (at < COUNT) {
+                came = came && ask(args, v[i], from + at);
+                ((Four*)b.v)[at] = v[i];
+            }
+        }
+    }
+    return came;
 }
 
 // Gets a step's operand on its way, or waits for it; all threads. False where it did not come.
@@ -80,34 +130,46 @@ __device__ __forceinline__ bool receive(const Args& args, const Block& b, int st
         if (threadIdx.x == 0 && came) announce(b, step + 2);
         return came;
     }
-    if (MOVE == 0) {
-        if (threadIdx.x == 0) {
-            came = wait_for_group(args, b, step);
-            fence_copies();
-            for (int chunk = 0; chunk < RING && came; ++chunk) came = read_chunk(args, b, step, chunk);
-        }
-        __syncwarp();
+    if (POLLED) {
+        came = poll(args, b, step);
+        __syncthreads();
         return came;
     }
-    if (threadIdx.x == 0) came = wait_for_group(args, b, step);
-    __syncthreads();
-    const Four* from = (const Four*)published(args, b, step);
-    constexpr int COUNT = VECTOR * (int)sizeof(Data) / 16;
-    for (int i = threadIdx.x; i < COUNT; i += THREADS) ((Four*)b.v)[i] = load_fresh(from + i);
-    __syncthreads();
+    if (threadIdx.x == 0) {
+        came = wait_for_group(args, b, step);
+        fence_copies();
+        for (int chunk = 0; chunk < RING && came; ++chunk) came = read_chunk(args, b, step, chunk);
+    }
+    __syncwarp();
     return came;
 }
 
 // Where this block's piece of a step's operand is written.
 __device__ __forceinline__ Data* piece_of(const Args& args, const Block& b, int step) {
-    if (GRID) return published(args, b, step) + b.member * PIECE;
-    return BLOCKS == 1 ? operand(b, step) : b.stage + (step & 1) * PIECE;
+    if (STAGED) return b.stage;
+    return BLOCKS == 1 ? operand(b, step) : published(args, b, step) + b.member * PIECE;
 }
 
 // Makes the piece known to the group; all threads, after they have written it.
 __device__ __forceinline__ void send(const Args& args, const Block& b, int step) {
-    if (COPY && MOVE == 0 || GRID) fence_copies();
+    constexpr int FOURS_OF_PIECE = PIECE * (int)sizeof(Data) / 16;
+    const Four* from = (const Four*)b.stage;
+    if (GRID && !POLLED) fence_copies();
     __syncthreads();
+    if (POLLED) {
+        Four* to = (Four*)(published(args, b, step) + b.member * PIECE);
+        for (int i = threadIdx.x; i < FOURS_OF_PIECE; i += THREADS) {
+            Four v = from[i];
+            store_relaxed(to + i, {filled(v.x), filled(v.y), filled(v.z), filled(v.w)});
+        }
+        if (step < 2) return;
+        Four* last = (Four*)(published(args, b, step - 2) + b.member * PIECE);
+        for (int i = threadIdx.x; i < FOURS_OF_PIECE; i += THREADS) {
+            store_relaxed(last + i, {EMPTY_WORD, EMPTY_WORD, EMPTY_WORD, EMPTY_WORD});
+        }
+        __threadfence();
+        return;
+    }
     if (GRID) {
         if (threadIdx.x == 0) {
             __threadfence();
@@ -116,17 +178,10 @@ __device__ __forceinline__ void send(const Args& args, const Block& b, int step)
         return;
     }
     if (BLOCKS == 1) return;
-    Data* to = operand(b, step) + b.member * PIECE;
-    const Data* from = piece_of(args, b, step);
+    Four* to = (Four*)(operand(b, step) + b.member * PIECE);
     Long* bar = bar_of(b, step);
-    constexpr int SIZE = PIECE * (int)sizeof(Data);
-    if (MOVE == 0) {
-        int block = threadIdx.x;
-        if (block < BLOCKS) push(to, from, SIZE, bar, (block + b.member) % BLOCKS);
-    } else {
-        for (int i = threadIdx.x; i < SIZE / 16 * BLOCKS; i += THREADS) {
-            int block = i / (SIZE / 16), four = i % (SIZE / 16);
-            push_four((Four*)to + four, ((const Four*)from)[four], bar, (block + b.member) % BLOCKS);
-        }
+    for (int i = threadIdx.x; i < FOURS_OF_PIECE * BLOCKS; i += THREADS) {
+        int block = i / FOURS_OF_PIECE, four = i % FOURS_OF_PIECE;
+        push_four(to + four, from[four], bar, (block + b.member) % BLOCKS);
     }
 }

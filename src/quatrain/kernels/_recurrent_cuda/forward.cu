@@ -14,31 +14,40 @@ __device__ __forceinline__ void read_later(const Args& args, const Row& now, int
     if (later < args.tokens) EACH(g, GATES) prefetch(args.x + later * args.x_step + (Long)g * args.width + unit);
 }
 
-__device__ __forceinline__ void work(
+struct Done {  // what a step leaves behind
+    float z[4], h, c;
+};
+
+__device__ __forceinline__ Done work(
     const Args& args, const Block& b, Unit& state, const In& in, const Row& now, int row, int u, float* out
 ) {
-    int unit = b.member * UNITS + u;
-    float z[4], inner = 0.f;
+    Done done;
+    float inner = 0.f;
     EACH(g, GATES) {
         float product = sum_of(b, row, g * UNITS + u);
         if (KIND == 3 && g == 2) {
-            inner = product + (args.bias ? args.bias[unit] : 0.f);
+            inner = product + (args.bias ? args.bias[b.member * UNITS + u] : 0.f);
             product = 0.f;
         }
-        z[g] = widen(in.drive[g]) + product;
+        done.z[g] = widen(in.drive[g]) + product;
     }
-    advance(state, z, inner);
-    args.y[now.at * args.width + unit] = narrow(state.h);
+    advance(state, done.z, inner);
+    done.h = out[0] = state.h;
+    done.c = state.c;
+    return done;
+}
+
+__device__ __forceinline__ void record(const Args& args, const Done& done, const Row& now, int unit) {
+    args.y[now.at * args.width + unit] = narrow(done.h);
     if (KEEP) {
-        EACH(g, KEPT) args.gates[(now.at * KEPT + g) * args.width + unit] = keep(z[g]);
-        if (WIDE) args.cells[now.at * args.width + unit] = CELL ? state.c : state.h;
+        EACH(g, KEPT) args.gates[(now.at * KEPT + g) * args.width + unit] = keep(done.z[g]);
+        if (WIDE) args.cells[now.at * args.width + unit] = CELL ? done.c : done.h;
     }
     if (now.flags & LAST) {
         Long to = (Long)now.sequence * args.width + unit;
-        args.last_h[to] = state.h;
-        if (CELL) args.last_c[to] = state.c;
+        args.last_h[to] = done.h;
+        if (CELL) args.last_c[to] = done.c;
     }
-    out[0] = state.h;
 }
 
 // Before the first step of a sequence.

@@ -4,8 +4,8 @@
 // product (h forward, the cotangents of the gates backward) is a vector of SLICES * UNITS numbers for each row,
 // in slices [slice][row][UNITS]: what a block contributes is one piece.
 //
-// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, MOVE, CHUNKS, RING,
-// BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
+// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, CHUNKS,
+// RING, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)  // slices of a block
 #define SLICES (BLOCKS * PARTS)
@@ -19,7 +19,7 @@
 #define VECTOR (SLICES * ELEMENTS)   // numbers of an operand
 #define PITCH (MT * 16 + 4)          // of sums: no two lanes in one bank, writing or reading
 #define FOURS (DATA == 0 ? 2 : 1)    // of a lane in a tile
-#define COPY (!GRID && BLOCKS > 1)   // pieces go through shared memory of the cluster
+#define STAGED (GRID ? POLLED : BLOCKS > 1)  // pieces are gathered before they are sent
 #define CHUNK (VECTOR / CHUNKS)      // of an operand that comes from global memory
 #define CHUNK_TILES (KT / CHUNKS)
 #define KPC (KPW / CHUNKS)           // tiles of a warp in a chunk
@@ -41,10 +41,10 @@ struct Args {
 
 // Bytes of shared memory in its order; _plan.py adds them up too. A matrix reads up to 7 rows past the last.
 #define V_BYTES (((GRID ? RING * CHUNK : VECTOR) + 7 * UNITS) * (int)sizeof(Data))
-#define STAGE_BYTES (COPY ? PIECE * (int)sizeof(Data) : 0)
+#define STAGE_BYTES (STAGED ? PIECE * (int)sizeof(Data) : 0)
 #define SUM_BYTES (WK * NT * 8 * PITCH * 4)
 #define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
-static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + 2 * STAGE_BYTES + SUM_BYTES + TILE_BYTES + 32 * ROWS + 16 * RING + 16,
+static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + 32 * ROWS + 16 * RING + 16,
               "_plan.py counts bytes of shared memory otherwise");
 
 struct __align__(16) Row {  // what a row does in a step
@@ -70,7 +70,7 @@ __device__ __forceinline__ Block place_block() {
     b.v = (Data*)memory;
     memory += (GRID ? 1 : 2) * V_BYTES;
     b.stage = (Data*)memory;
-    memory += 2 * STAGE_BYTES;
+    memory += STAGE_BYTES;
     b.sums = (float*)memory;
     memory += SUM_BYTES;
     b.tiles = (Four*)memory;

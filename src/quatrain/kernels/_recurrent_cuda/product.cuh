@@ -4,6 +4,9 @@
 // columns: the first REGS of the latter in registers, the next SHARED in shared memory, the rest comes from global
 // memory at every step. Sums of the warps that share rows meet in shared memory.
 
+// Sums of every SPLIT-th tile: a product waits for the one before it in the same sum, and four hide that.
+#define SPLIT (DATA == 0 || MPW * NT > 2 ? 1 : 4 / (MPW * NT))
+
 struct Held {
     Four tile[MPW][REGS > 0 ? REGS : 1][FOURS];
 };
@@ -91,8 +94,8 @@ __device__ __forceinline__ void finish(float* sum, float* d) { EACH(i, 4) d[i] =
 // `came` is false where the operand did not come.
 __device__ __forceinline__ void multiply_all(const Held& held, const Args& args, const Block& b, int step, bool& came) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
-    float sum[MPW][NT][SUMS];
-    EACH(m, MPW) EACH(j, NT) EACH(i, SUMS) sum[m][j][i] = 0.f;
+    float sum[SPLIT][MPW][NT][SUMS];
+    EACH(s, SPLIT) EACH(m, MPW) EACH(j, NT) EACH(i, SUMS) sum[s][m][j][i] = 0.f;
     const Data* v = operand(b, step);
     EACH(i, KPW) {
         if (i % KPC == 0) v = enter_chunk(args, b, step, i / KPC, came);
@@ -114,9 +117,9 @@ __device__ __forceinline__ void multiply_all(const Held& held, const Args& args,
                     }
                 }
 #if DATA == 0
-                multiply_tile(sum[m], a, v, inside);
+                multiply_tile(sum[0][m], a, v, inside);
 #else
-                EACH(j, NT) multiply(sum[m][j], a[0], columns[j]);
+                EACH(j, NT) multiply(sum[i % SPLIT][m][j], a[0], columns[j]);
 #endif
             }
         }
@@ -126,7 +129,8 @@ __device__ __forceinline__ void multiply_all(const Held& held, const Args& args,
     EACH(m, MPW) {
         EACH(j, NT) {
             float d[4];
-            finish(sum[m][j], d);
+            EACH(s, SPLIT - 1) EACH(i, SUMS) sum[0][m][j][i] += sum[s + 1][m][j][i];
+            finish(sum[0][m][j], d);
             float* to = b.sums + (wk * NT * 8 + 8 * j + 2 * q) * PITCH + (wm * MPW + m) * 16 + r;
             to[0] = d[0], to[PITCH] = d[1], to[8] = d[2], to[PITCH + 8] = d[3];
         }

@@ -1,6 +1,9 @@
 // The loop over time of both passes: wait for the operand, multiply, do the units' work, send the next operand.
 //
-// Two barriers of the block a step, and one exchange (exchange.cuh).
+// Two barriers of the block a step, and one exchange (exchange.cuh). What others wait for goes first; results are
+// written behind it where they fit into registers that long.
+
+#define LATER (EACH_THREAD <= 2)
 
 // A unit's numbers of the next operand, and its states where another sequence begins.
 __device__ __forceinline__ void prepare(
@@ -30,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
         *b.failed = 0;
         for (int i = 0; i < RING; ++i) bar_init(b.full + i, 1), bar_init(b.empty + i, GRID ? WM * WK * CLUSTER : 1);
         bar_publish();
-        if (COPY) announce(b, 0), announce(b, 1);
+        if (!GRID && BLOCKS > 1) announce(b, 0), announce(b, 1);
     }
     Walk mine;
     if (thread < ROWS) {
@@ -80,15 +83,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
         if (!came) *b.failed = 1;
         more = __syncthreads_or(alive);
         if (*b.failed) break;
+        Done done[EACH_THREAD];
+        Row was[EACH_THREAD];  // the next step's rows may take this one's place in shared memory
         EACH(i, EACH_THREAD) {
             if (element(i, row, u)) {
                 EACH(g, GATES) out[g] = 0.f;
-                bool valid = now[row].at >= 0 && b.member * UNITS + u < args.width;
-                if (!EMPTY && valid) work(args, b, state[i], in[i], now[row], row, u, out);
+                was[i] = now[row];
+                if (!EMPTY && was[i].at >= 0 && b.member * UNITS + u < args.width) {
+                    done[i] = work(args, b, state[i], in[i], was[i], row, u, out);
+                    if (!LATER) record(args, done[i], was[i], b.member * UNITS + u);
+                }
                 if (more) prepare(args, b, state[i], next[row], piece_of(args, b, step + 1), row, u, out);
             }
         }
         if (more) send(args, b, step + 1);
+        if (LATER) {
+            EACH(i, EACH_THREAD) {
+                if (!EMPTY && element(i, row, u) && was[i].at >= 0 && b.member * UNITS + u < args.width) {
+                    record(args, done[i], was[i], b.member * UNITS + u);
+                }
+            }
+        }
     }
     EACH(i, EACH_THREAD) {
         if (*b.failed) state[i].bias = __int_as_float(0x7fc00000);
