@@ -264,6 +264,7 @@ def test_a_mixer_steps_with_it_as_it_runs_forward(kind):
             torch.testing.assert_close(y, want[:, t], rtol=1e-5, atol=1e-5)
         for a, b in zip(state, last, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        torch.use_deterministic_algorithms(False)  # or empty memory is filled, by kernels of its own
         activity = [torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activity) as trace:
             mixer.step(x[:, 0], state)
