@@ -258,7 +258,7 @@ __device__ __forceinline__ void finish_unit(const Args& p, Mine& m, const float*
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) recurrent_step(const Args p) {
-    const int rank = CLUSTER > 1 ? cluster_rank() : 0, cluster = blockIdx.x / CLUSTER;
+    const int rank = blockIdx.x % CLUSTER, cluster = blockIdx.x / CLUSTER;
     const int first_unit = cluster % p.clusters * OWNED, first_row = cluster / p.clusters * COLUMNS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
     const Share share = share_of(p, rank);
