@@ -2,7 +2,6 @@
 
 import ctypes
 import subprocess
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -20,7 +19,7 @@ from quatrain.model.lm import LanguageModel
 
 OP = OPS["recurrent_step"]
 KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
-H100 = 132  # multiprocessors
+H100 = (132, 66, 42, 32, 24, 20, 16, 16)  # clusters of 1, 2, .. blocks at once
 emulated = pytestmark
 
 
@@ -40,7 +39,7 @@ def emulator(tmp_path_factory):
         return Emulated(ctypes.CDLL(str(library)))
 
     patch.setattr(_nvrtc, "kernels", kernels)
-    patch.setattr(_nvrtc, "processors", lambda device: H100)
+    patch.setattr(_nvrtc, "residents", lambda device: H100)
     library = torch.library.Library("quatrain", "IMPL")
     library.impl("recurrent_step_cuda", cuda._run, "CPU")
     yield kernels
@@ -81,10 +80,8 @@ def test_batches_and_widths(emulator, kind, size):
 @pytest.mark.parametrize("units", [2, 4, 8])
 @pytest.mark.parametrize("cluster", [1, 2, 8])
 def test_every_way_to_share_out_the_work(emulator, units, cluster, monkeypatch):
-    def plan(number, batch, in_width, width, size, processors):
-        made = _plan._fit(number, batch, in_width, width, size, processors, 1, cluster)
-        clusters = -(-width // (cluster * units))
-        return replace(made, units=units, clusters=clusters)
+    def plan(number, batch, in_width, width, size, residents):
+        return _plan._with(number, batch, in_width, width, size, 1, cluster, units)
 
     monkeypatch.setattr(cuda, "plan", plan)
     for kind in ("lstm", "gru", "rnn_tanh"):
@@ -148,8 +145,9 @@ def test_every_plan_fits(batch, width, size):
 def test_the_layer_of_the_target_is_spread_over_the_whole_chip():
     for batch in (1, 64):
         made = _plan.plan(cuda.NUMBERS["lstm"], batch, 1024, 1024, 2, H100)
-        assert made.blocks == 128
-        assert made.parts == 1
+        assert (made.blocks, made.parts, made.cluster) == (128, 1, 1 if batch == 1 else 4)
+    fewer = _plan.plan(cuda.NUMBERS["lstm"], 64, 1024, 1024, 2, (132, 66, 42, 31))
+    assert fewer.cluster == 2  # or the last cluster would run alone
 
 
 def test_a_width_that_does_not_fit_is_none():

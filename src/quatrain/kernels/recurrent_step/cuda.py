@@ -51,8 +51,7 @@ def _why_not_on(device: int, kind: str, in_width: int, width: int, size: int) ->
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST:
         return f"compute capability {capability[0]}.{capability[1]}: must be at least 9.0, which has clusters"
-    processors = _nvrtc.processors(torch.device("cuda", device))
-    if plan(NUMBERS[kind], 1, in_width, width, size, processors) is None:
+    if plan(NUMBERS[kind], 1, in_width, width, size, _nvrtc.residents(device)) is None:
         return f"I = {in_width}, D = {width}: 8 rows of x and h must fit into 8 times {SHARED_BYTES} bytes"
     return None
 
@@ -95,7 +94,8 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, h and c, which is empty but for an LSTM."""
     number, (batch, in_width), width = NUMBERS[kind], x.shape, weight.shape[1]
-    made = plan(number, batch, in_width, width, x.dtype.itemsize, _nvrtc.processors(x.device))
+    residents = _nvrtc.residents(x.device.index or 0)
+    made = plan(number, batch, in_width, width, x.dtype.itemsize, residents)
     if made is None:
         raise RuntimeError(f"recurrent_step: I = {in_width}, D = {width}: too wide for shared memory")
     x = x if x.stride(1) == 1 or in_width == 1 else x.contiguous()

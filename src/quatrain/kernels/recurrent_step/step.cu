@@ -18,6 +18,7 @@
 #define PITCH (WM * MPW * 16 + 4)  // of sums: no two lanes in one bank, writing or reading
 #define FOURS (DATA == 0 ? 2 : 1)  // 16 bytes each, of 8 numbers
 #define DEPTH (8 / (MPW * FOURS))
+#define SPLIT (DATA == 0 ? 1 : 2)  // sums of a lane for each number: the matrix unit cuts off instead of rounding
 #define EACH_THREAD ((UNITS * COLUMNS + THREADS - 1) / THREADS)
 
 #ifndef ON_CPU
@@ -165,7 +166,8 @@ __device__ __forceinline__ void bring_operand(const Args& p, const Share& s, Dat
 #if DATA == 0
 #define LANE_SUMS 16  // a lane multiplies its 8 columns for 8 rows of the batch; the four lanes of a row add up at the end
 
-__device__ __forceinline__ void multiply_piece(float (*sum)[NT][LANE_SUMS], const Piece& piece, const Data* v, int pitch) {
+__device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS], const Piece& piece, const Data* v,
+                                               int pitch) {
     EACH(j, NT) {
         EACH(n, 8) {
             const float4* at = (const float4*)(v + (8 * j + n) * pitch);
@@ -174,11 +176,11 @@ __device__ __forceinline__ void multiply_piece(float (*sum)[NT][LANE_SUMS], cons
                 EACH(m, MPW) {
                     EACH(half, 2) {
                         Four a = piece.row[m][half].of[f];
-                        float s = sum[m][j][2 * n + half];
+                        float s = sum[m][j][0][2 * n + half];
                         s = fmaf(__uint_as_float(a.x), b.x, s);
                         s = fmaf(__uint_as_float(a.y), b.y, s);
                         s = fmaf(__uint_as_float(a.z), b.z, s);
-                        sum[m][j][2 * n + half] = fmaf(__uint_as_float(a.w), b.w, s);
+                        sum[m][j][0][2 * n + half] = fmaf(__uint_as_float(a.w), b.w, s);
                     }
                 }
             }
@@ -186,26 +188,29 @@ __device__ __forceinline__ void multiply_piece(float (*sum)[NT][LANE_SUMS], cons
     }
 }
 
-__device__ __forceinline__ void finish(float* sum, float* d) {
-    fold<16, 4, 1>(sum, threadIdx.x % 32);  // lane q of a row: columns 2 q and 2 q + 1
-    d[0] = sum[0], d[2] = sum[1], d[1] = sum[2], d[3] = sum[3];
+__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
+    fold<16, 4, 1>(sum[0], threadIdx.x % 32);  // lane q of a row: columns 2 q and 2 q + 1
+    d[0] = sum[0][0], d[2] = sum[0][1], d[1] = sum[0][2], d[3] = sum[0][3];
 }
 #else
 #define LANE_SUMS 4
 
-__device__ __forceinline__ void multiply_piece(float (*sum)[NT][LANE_SUMS], const Piece& piece, const Data* v, int pitch) {
+__device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS], const Piece& piece, const Data* v,
+                                               int pitch) {
     EACH(j, NT) {
         Four b = *(const Four*)(v + (8 * j + threadIdx.x % 32 / 4) * pitch);
         unsigned first[2] = {b.x, b.y}, second[2] = {b.z, b.w};
         EACH(m, MPW) {
             Four low = piece.row[m][0].of[0], high = piece.row[m][1].of[0];
-            multiply(sum[m][j], Four{low.x, high.x, low.y, high.y}, first);
-            multiply(sum[m][j], Four{low.z, high.z, low.w, high.w}, second);
+            multiply(sum[m][j][0], Four{low.x, high.x, low.y, high.y}, first);
+            multiply(sum[m][j][SPLIT - 1], Four{low.z, high.z, low.w, high.w}, second);
         }
     }
 }
 
-__device__ __forceinline__ void finish(float* sum, float* d) { EACH(i, 4) d[i] = sum[i]; }
+__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
+    EACH(i, 4) d[i] = sum[0][i] + (SPLIT > 1 ? sum[SPLIT - 1][i] : 0.f);
+}
 #endif
 
 struct Mine {  // a unit of a row of the batch, for the gates: one of this block's own
@@ -257,7 +262,7 @@ __device__ __forceinline__ void finish_unit(const Args& p, Mine& m, const float*
     if (CELL) p.c[at] = m.state.c;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) recurrent_step(const Args p) {
+extern "C" __global__ void __launch_bounds__(THREADS, DATA != 0 && NT == 1 ? 2 : 1) recurrent_step(const Args p) {
     const int rank = blockIdx.x % CLUSTER, cluster = blockIdx.x / CLUSTER;
     const int first_unit = cluster % p.clusters * OWNED, first_row = cluster / p.clusters * COLUMNS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
@@ -273,8 +278,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) recurrent_step(const Args 
     bring_operand(p, share, operand, first_row);
     __syncthreads();
 
-    float sum[MPW][NT][LANE_SUMS];
-    EACH(m, MPW) EACH(j, NT) EACH(i, LANE_SUMS) sum[m][j][i] = 0.f;
+    float sum[MPW][NT][SPLIT][LANE_SUMS];
+    EACH(m, MPW) EACH(j, NT) EACH(s, SPLIT) EACH(i, LANE_SUMS) sum[m][j][s][i] = 0.f;
     for (int first = wk; first < share.count; first += DEPTH * WK) {
         EACH(d, DEPTH) {
             int chunk = first + d * WK;
