@@ -47,10 +47,11 @@ PLANS: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
     "cluster, weights from everywhere": ((16, 4, 9, 1), {"held": 1, "shared": 1}),
     "grid, polled": ((16, 1, 6, 2), {"grid": True, "chunks": (0, 0)}),
     "grid, in bulk": ((16, 1, 6, 2), {"grid": True}),
-    "grid of clusters, multicast": ((16, 4, 6, 2), {"grid": True}),
+    "grid that shares columns": ((16, 4, 6, 2), {"grid": True}),
+    "polled grid that shares columns": ((16, 2, 6, 2), {"grid": True, "chunks": (0, 0)}),
     "grid, in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (2, 2)}),
     "grid, in a ring": ((16, 1, 6, 2), {"grid": True, "chunks": (4, 2)}),
-    "grid of clusters, in a ring": ((16, 2, 6, 2), {"grid": True, "chunks": (2, 1)}),
+    "grid that shares columns, in a ring": ((16, 2, 6, 2), {"grid": True, "chunks": (2, 1)}),
 }
 
 
@@ -226,14 +227,15 @@ def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _p
 
 
 def plans(kind: str, batch: int, width: int, back: bool, count: int) -> list[_plan.Plan]:
-    """The plans that the planner takes for cheapest: one of each size and cluster, then others."""
+    """The plans that the planner takes for cheapest: one of each form, then others."""
     problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
     cheapest = sorted(_plan.candidates(problem), key=lambda p: p.cost)
     chosen: dict[tuple[int, ...], _plan.Plan] = {}
     for made in cheapest:
-        chosen.setdefault((made.units, made.cluster, made.polled), made)
+        turns = -(-batch // (made.groups * made.rows))
+        chosen.setdefault((made.units, made.cluster, made.polled, turns), made)
     found = list(chosen.values())[:count]
-    return found + [made for made in cheapest if made not in found][: max(0, 2 * count - len(found))]
+    return found + [made for made in cheapest if made not in found][: count // 2]
 
 
 def compiled(
@@ -310,7 +312,7 @@ def check_kind(kind: str) -> dict[tuple[str, str], bool]:
     """Whether a kind is right in each dtype, in every way of exchanging operands and as planned."""
     right, workers = {}, Workers(__file__)
     states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
-    few = ["cluster", "grid of clusters, in a ring"]
+    few = ["cluster", "polled grid that shares columns", "grid that shares columns, in a ring"]
     for dtype in DTYPES:
         right[kind, dtype] = True
         plans = list(PLANS) if (kind, dtype) == ("lstm", "bfloat16") else few
@@ -386,9 +388,11 @@ def short_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def tune_all(workers: Workers, kinds: list[str], count: int, until: float) -> None:
+def tune_all(
+    workers: Workers, kinds: list[str], table: list[tuple[int, int]], count: int, until: float
+) -> None:
     """All rows of the table: first compile, in as many processes as there are cores, then measure."""
-    rows = [(kind, batch, width, back) for kind in kinds for batch, width in TABLE for back in (False, True)]
+    rows = [(kind, batch, width, back) for kind in kinds for batch, width in table for back in (False, True)]
     cores, pools = max(2, (os.cpu_count() or 2) - 1), queue.SimpleQueue[Workers]()
     for _ in range(cores):
         pools.put(Workers(__file__))
@@ -426,6 +430,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="check only")
     parser.add_argument("--tune", action="store_true", help="measure plans, whole and empty steps")
     parser.add_argument("--kinds", default="lstm,rnn,gru")
+    parser.add_argument("--rows", default="", help="of the table with --tune, such as 16x512,64x1024")
     parser.add_argument("--plans", type=int, default=4, help="plans of each row with --tune")
     parser.add_argument("--seconds", type=float, default=460, help="after which --tune begins nothing new")
     parser.add_argument("--out", type=Path)
@@ -438,7 +443,8 @@ def main() -> None:
     workers, kinds, until = Workers(__file__), args.kinds.split(","), time.monotonic() + args.seconds
     try:
         if args.tune:
-            tune_all(workers, kinds, args.plans, until)
+            wanted = [row for row in TABLE if not args.rows or "{}x{}".format(*row) in args.rows.split(",")]
+            tune_all(workers, kinds, wanted, args.plans, until)
             return
         say(f"at once: {workers.run('residents', 60)}")
         right = check_all(kinds)

@@ -1,10 +1,10 @@
 """Take a finished reproduction into the project: results/paper-<task>.jsonl and .md.
 
-usage: python benchmarks/paper.py RUN
+usage: python benchmarks/paper.py RUN [--ship]
 """
 
 import argparse
-import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,35 @@ from typing import Any
 from _rows import RESULTS, write
 
 from quatrain import records
+from quatrain.lab.paper.metric import value_of
 from quatrain.report.reproduction import reproduction
+
+SHIPPED = Path(__file__).parents[1] / "src" / "quatrain" / "lab" / "claims" / "records"
 
 
 def main() -> None:
     """Write the rows and the table of ``RUN``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)
-    rows = list(records.read(parser.parse_args().run / "records.jsonl"))
+    parser.add_argument("--ship", action="store_true", help="also into the records that the package brings")
+    given = parser.parse_args()
+    rows = list(records.read(given.run / "records.jsonl"))
     about = next(row for row in rows if row["kind"] == "paper")
-    seeds = 1 + max(row["seed"] for row in rows if row["kind"] == "cell")
-    found = reproduction(rows, seeds=seeds)
+    found = reproduction(rows)
     name = f"paper-{about['task'].replace('_', '-')}"
     head = f"`{about['command']}`, {_machine(about)}\n\n"
     (RESULTS / f"{name}.md").write_text(head + found.markdown, "utf-8")
-    write(name, [_row(about, row, rows) for row in rows if row["kind"] == "tested" and row["status"] == "ok"])
+    write(name, results(rows))
+    if given.ship:
+        SHIPPED.mkdir(exist_ok=True)
+        shutil.copy(RESULTS / f"{name}.jsonl", SHIPPED)
     sys.stdout.write(found.markdown)
+
+
+def results(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of ``results`` from those of a run."""
+    about = next(row for row in rows if row["kind"] == "paper")
+    return [_row(about, row, rows) for row in rows if row["kind"] == "tested" and row["status"] == "ok"]
 
 
 def _row(about: dict[str, Any], row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -43,9 +56,10 @@ def _row(about: dict[str, Any], row: dict[str, Any], rows: list[dict[str, Any]])
         "case": f"T {row['length']} seed {row['seed']}" + " reduced" * bool(about["reduced"]),
         "dtype": about["recipe"]["train"]["dtype"],
         "mode": "test",
-        "value": math.exp(row["loss"]) if metric == "perplexity" else row[metric],
+        "value": value_of(row, metric),
         "unit": metric.replace("_", " "),
         "length": row["length"],
+        "trained": max(about["recipe"]["train"]["lengths"]),
         "seed": row["seed"],
         "lr": row["lr"],
         **{

@@ -514,14 +514,15 @@ def test_settings_that_cannot_be(field, value, rule):
 
 def result(**more):
     row = {"op": "parity", "impl": "quatrain:rnn", "value": 1.0, "unit": "token accuracy", "length": 256}
-    return {**row, "seed": 0, "reduced": "", "machine": "a machine", "command": "quatrain reproduce", **more}
+    row |= {"trained": 40, "seed": 0, "reduced": "", "machine": "a machine", "command": "quatrain reproduce"}
+    return {**row, **more}
 
 
 def test_shipped_records_are_scores_that_name_their_origin():
     for kind, row in recorded.shipped():
         assert kind == "score"
         assert {"task", "mixer", "metric", "value", "machine", "command"} <= set(row)
-        assert row["task"] in recorded.TASKS or row["task"] == "raw_audio"
+        assert row["task"] in recorded.TASKS
 
 
 def test_results_become_scores_and_damaged_ones_are_refused(tmp_path):
@@ -530,7 +531,7 @@ def test_results_become_scores_and_damaged_ones_are_refused(tmp_path):
     (kind, first), (_, second) = recorded.rows_of(path)
     assert kind == "score"
     assert (first["task"], first["mixer"], first["at"], first["length"]) == ("parity", "rnn", 256, 40)
-    assert second["mixer"] == "attention"
+    assert (second["model"], second["mixer"]) == ("attention-2p", "attention")
     for damaged in ("not a row", json.dumps(result(length=None)), json.dumps([1])):
         path.write_text(json.dumps(result()) + "\n" + damaged + "\n")
         with pytest.raises(DataError, match=r"a\.jsonl, line 2: is not a row of results"):
@@ -543,6 +544,13 @@ def test_perplexities_are_compared_at_the_same_length():
         for m, at, v in (("s6", 64, 90), ("s6", 999, 50), ("attention", 64, 95))
     ]
     assert {row["at"] for row in recorded.Scores({"score": rows}, "wikitext2").alike()} == {64}
+
+
+def test_models_of_one_architecture_are_told_apart():
+    rows = [score("mqar", "s6", v, model=m) for m, v in (("s6", 0.9), ("s6-n64", 0.95))]
+    found = recorded.Scores({"score": rows}, "mqar")
+    assert found.farthest("s6") == pytest.approx(0.9)
+    assert found.listed(words.share) == "Mamba 90.0 %, Mamba (s6-n64) 95.0 %"
 
 
 def test_scores_take_the_mean_at_the_farthest_length():

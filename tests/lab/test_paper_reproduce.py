@@ -1,6 +1,8 @@
 """Cells of a paper's table: trained, tested, resumed, and failures shown as failures."""
 
+import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +18,9 @@ from quatrain import records
 from quatrain.checkpoint import latest, read
 from quatrain.config.schema import replace_in, to_dict
 from quatrain.errors import ConfigError
-from quatrain.lab.paper import cells, task_class
+from quatrain.lab.claims import recorded
+from quatrain.lab.paper import cells
 from quatrain.lab.paper import recipe as recipes
-from quatrain.lab.paper._generator import Endless
 from quatrain.lab.paper._score import Score, add, score
 from quatrain.lab.paper.cells import Job
 from quatrain.lab.paper.copy_memory import CopyMemory
@@ -239,6 +242,21 @@ def test_a_recipe_that_cannot_run_leaves_nothing(change, line, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_results_of_a_run_ship_as_they_are(whole, tmp_path, monkeypatch):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    paper = runpy.run_path(str(folder / "paper.py"))
+    rows = paper["results"](list(records.read(whole / "records.jsonl")))
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    keys = ("task", "model", "mixer", "metric", "value", "at", "length", "seed", "params", "reduced", "date")
+
+    def kept(found):
+        return [{key: row[key] for key in keys} for kind, row in found if kind == "score"]
+
+    assert kept(recorded.rows_of(tmp_path / "a.jsonl")) == kept(recorded.from_run(whole))
+    assert len(rows) == 6
+
+
 # -- scoring
 
 
@@ -302,24 +320,91 @@ def test_words_go_on_where_the_last_batch_ended(tmp_path):
 # -- recipes and the command
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """What tasks that read a file can read: a text, digits."""
+    folder = tmp_path_factory.mktemp("source")
+    for split in ("train", "valid", "test"):
+        (folder / f"wiki.{split}.txt").write_text(" ".join("abcde"[n * n % 5] for n in range(3000)))
+    random = np.random.default_rng(0)
+    digits = {"x": random.integers(0, 256, (60, 784), np.uint8), "y": random.integers(0, 10, 60)}
+    np.savez(folder / "digits.npz", **digits)
+    clips = {str(n): random.integers(-9, 9, 400, np.int16) for n in range(20)}
+    np.savez(folder / "clips.npz", **clips)
+    found = {"sequential_mnist": "digits.npz", "raw_audio": "clips.npz", "wikitext2": "."}
+    return {name: str(folder / file) for name, file in found.items()}
+
+
 @pytest.mark.parametrize("name", recipes.names())
-@pytest.mark.parametrize("reduced", [False, True])
-def test_every_recipe_can_run(name, reduced, tmp_path):
-    if not issubclass(task_class(name), Endless):
-        pytest.skip("reads a file")
-    if reduced and not recipes.load(name).gpu:
-        with pytest.raises(ConfigError, match="has no reduced variant"):
-            recipes.load(name, reduced=True)
-        return
-    recipe = recipes.load(name, reduced=reduced)
+@pytest.mark.parametrize("size", ["", *recipes.SIZES])
+def test_every_recipe_can_run(name, size, source):
+    recipe = recipes.load(name, reduced=size, source=source.get(name, ""))
     cells.check(recipe)
     assert recipe.title
     assert recipe.source
-    assert bool(recipe.reduced) == reduced
-    assert not (reduced and recipe.gpu)
+    assert recipe.gpu == (size != "cpu"), "only what is reduced to a CPU is for one"
+    assert bool(recipe.reduced) == bool(size)
     for model in recipe.models.values():
         assert all(item.source.startswith("arXiv:") for item in model.published)
     assert to_dict(recipe)
+
+
+def test_four_models_of_words_have_one_size():
+    recipe = recipes.load("wikitext2", source="FILE")
+    shapes = {
+        name: ModelConfig(**{"pattern": name, **recipe.models[name].model}, vocab=33_278)
+        for name in recipe.models
+    }
+    with torch.device("meta"):
+        sizes = {name: sum(p.numel() for p in build(shape).parameters()) for name, shape in shapes.items()}
+    twice = sizes.pop("attention-2p")
+    assert max(sizes.values()) < 1.02 * min(sizes.values())
+    assert twice == pytest.approx(2 * sizes["s6"], rel=0.02)
+
+
+REDUCED = f"""{TINY}
+[reduced]
+seeds = 1
+
+[reduced.gpu]
+says = "half of the steps"
+train = {{ steps = 20 }}
+
+[reduced.gpu.models.lstm]
+seeds = 3
+"""
+
+
+def test_what_is_reduced_depends_on_the_device(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(REDUCED)
+    plain, cpu, gpu = (recipes.load(str(file), reduced=size) for size in ("", "cpu", "gpu"))
+    assert [(one.train.steps, one.seeds, one.reduced) for one in (plain, cpu, gpu)] == [
+        (40, 2, ""),
+        (40, 1, "smaller settings"),
+        (20, 1, "half of the steps"),
+    ]
+    assert [gpu.runs("lstm"), gpu.runs("rnn"), gpu.runs("lstm", 2)] == [3, 1, 2]
+    file.write_text(REDUCED.replace("[reduced]\nseeds = 1", ""))
+    with pytest.raises(ConfigError, match="has no reduced variant for a CPU, only for a GPU; leave --red"):
+        recipes.load(str(file), reduced="cpu")
+    file.write_text(TINY)
+    with pytest.raises(ConfigError, match="task = 'parity': has no reduced variant; leave --reduced out"):
+        recipes.load(str(file), reduced="gpu")
+    file.write_text(REDUCED.replace("reduced.gpu", "reduced.gpus"))
+    with pytest.raises(ConfigError, match=r"gpus = .*: unknown key"):
+        recipes.load(str(file), reduced="cpu")
+
+
+def test_models_have_their_own_numbers_of_seeds(tmp_path):
+    recipe = tiny(tmp_path)
+    recipe = replace_in(recipe, {"models.rnn.seeds": 1, "models.lstm.learning_rates": [1e-2]})
+    run(recipe, tmp_path / "out")
+    rows = list(records.read(tmp_path / "out" / "records.jsonl"))
+    cells_ = sorted((row["mixer"], row["seed"]) for row in rows if row["kind"] == "cell")
+    assert cells_ == [("lstm", 0), ("lstm", 1), ("rnn", 0)]
+    assert [row[3] for row in reproduction(rows).rows] == ["2", "1"]
+    assert [row[3] for row in reproduction(rows, seeds=2).rows] == ["2", "1 of 2"]
 
 
 def test_what_a_cpu_would_take():
@@ -336,7 +421,6 @@ def test_what_a_cpu_would_take():
         (["parity", "--mixers", "lstn"], r"mixers = 'lstn': must be of .*\(did you mean lstm\?\)"),
         (["parity", "--seeds", "0"], "--seeds = 0: must be at least 1"),
         (["parity", "--processes", "x"], "--processes = 'x': must be an integer"),
-        (["dyck", "--reduced"], "task = 'dyck': has no reduced variant"),
         (["nowhere.toml"], "nowhere.toml: No such file"),
         (
             ["sequential_mnist", "--device", "cpu"],

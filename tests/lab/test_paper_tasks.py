@@ -3,6 +3,8 @@
 import gzip
 import lzma
 import re
+import struct
+import wave
 from collections import deque
 from itertools import pairwise
 
@@ -13,7 +15,7 @@ import torch
 from quatrain.config.schema import from_dict
 from quatrain.errors import ConfigError, DataError
 from quatrain.lab.paper import TASKS, task_class, wikitext2
-from quatrain.lab.paper._generator import IGNORE, SPLITS, Endless, length_of
+from quatrain.lab.paper._generator import IGNORE, SPLITS, Endless, length_of, stream, subsets
 from quatrain.lab.paper.adding import Adding
 from quatrain.lab.paper.copy_memory import CopyMemory
 from quatrain.lab.paper.dyck import Dyck
@@ -21,6 +23,7 @@ from quatrain.lab.paper.induction_heads import InductionHeads
 from quatrain.lab.paper.modular_arithmetic import ModularArithmetic
 from quatrain.lab.paper.mqar import MQAR
 from quatrain.lab.paper.parity import Parity
+from quatrain.lab.paper.raw_audio import RawAudio, levels
 from quatrain.lab.paper.selective_copying import SelectiveCopying
 from quatrain.lab.paper.sequential_mnist import SequentialMNIST
 from quatrain.lab.paper.string_copying import StringCopying
@@ -231,6 +234,25 @@ def test_noise_lies_anywhere_and_keys_come_in_any_order():
     assert all(near > far for near, far in pairwise(share[[0, 3, 8, 24]].tolist()))
 
 
+def test_subsets_are_equally_likely():
+    drawn = subsets(stream(0, 0, 1), 20_000, 3, 6)
+    kinds, counts = np.unique(np.sort(drawn, 1), axis=0, return_counts=True)
+    assert len(kinds) == 20, "every three of six"
+    assert (np.diff(kinds, axis=1) > 0).all()
+    assert abs(counts - 1000).max() < 5 * (1000 * 0.95) ** 0.5
+    assert sorted(subsets(stream(0, 0, 2), 1, 7, 7)[0]) == list(range(7))
+
+
+def test_keys_and_values_are_uniform_and_differ():
+    inputs, _ = MQAR(pairs=3, symbols=14).batch(0, 1, "train", 20_000, 16)
+    keys, values = inputs[:, 0:6:2], inputs[:, 1:6:2]
+    for found, low, high in ((keys, 1, 7), (values, 7, 14)):
+        assert all(len(set(row)) == 3 for row in found[:500].tolist())
+        for place in range(3):  # which key comes first is drawn too
+            shares = torch.bincount(found[:, place], minlength=14)[low:high] / len(found)
+            assert torch.allclose(shares, torch.full_like(shares, 1 / (high - low)), atol=0.015)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "line"),
     [
@@ -339,3 +361,63 @@ def test_texts_that_are_none_are_one_line(text):
         DataError, match=r"must hold one file with 'wiki' and 'test' in its name; it holds wiki.test"
     ):
         _ = WikiText2(source=str(text)).vocab
+
+
+# -- recordings
+
+
+@pytest.fixture
+def clips():
+    return {f"clip{n:02}": (3000 * np.sin(np.arange(50 + n) * 0.1 * n)).astype(np.int16) for n in range(20)}
+
+
+def test_samples_become_levels():
+    assert levels(np.array([-1.0, 0.0, 1.0])).tolist() == [0, 128, 255]
+    found = levels(np.linspace(-1, 1, 20_001))
+    assert (np.diff(found) >= 0).all()
+    assert set(found.tolist()) == set(range(256))
+    back = found / 255 * 2 - 1  # the inverse of the law, ((1 + mu)^|y| - 1) / mu
+    back = np.sign(back) * (256 ** np.abs(back) - 1) / 255
+    assert np.abs(back - np.linspace(-1, 1, 20_001)).max() < 0.025
+
+
+def test_recordings_are_read_from_both_formats(clips, tmp_path):
+    np.savez(tmp_path / "clips.npz", **dict(reversed(clips.items())))
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name, clip in clips.items():
+        with wave.open(str(folder / f"{name}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes(struct.pack(f"<{len(clip)}h", *clip.tolist()))
+    one, other = RawAudio(source=str(tmp_path / "clips.npz")), RawAudio(source=str(folder))
+    for split, which in (("valid", (8, 18)), ("test", (9, 19))):
+        whole = np.concatenate([levels(clips[f"clip{n:02}"] / 2**15) for n in which])
+        assert one.pieces(split, 40) == -(-(len(whole) - 1) // 40)
+        found = one.batch(0, 0, split, one.pieces(split, 40), 40)
+        assert found.inputs.flatten().tolist()[: len(whole)] == whole.tolist()
+        assert found.targets[found.asked()].tolist() == whole[1:].tolist(), "each sample but the first, once"
+        assert torch.equal(other.batch(0, 0, split, 2, 40).inputs, found.inputs[:2])
+    first, again, later = (one.batch(3, step, "train", 4, 30) for step in (1, 1, 2))
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, later.inputs)
+    assert torch.equal(first.inputs[:, 1:], first.targets[:, :-1])
+    assert first.asked().all()
+
+
+def test_recordings_that_are_none_are_one_line(clips, tmp_path):
+    def fails(line, name="a.npz", error=DataError):
+        with pytest.raises(error, match=line):
+            RawAudio(source=str(tmp_path / name)).batch(0, 1, "train", 2, 99_999)
+
+    fails("there is no such file or folder")
+    (tmp_path / "empty").mkdir()
+    fails("must hold at least 10 recordings; has 0", "empty")
+    (tmp_path / "text.npz").write_text("no zip")
+    fails(r"must be an \.npz or a folder of \.wav or \.flac files", "text.npz")
+    np.savez(tmp_path / "a.npz", **clips)
+    fails(r"length = 99999: must be below the \d+ samples of the training part", error=ConfigError)
+    for wrong in (np.zeros((3, 2), np.int16), np.array([0.0, np.nan]), np.array([2.0]), np.array([7])):
+        np.savez(tmp_path / "b.npz", **clips, odd=wrong)
+        fails("odd: must be a row of int16 samples, or of numbers in", "b.npz")
+    with pytest.raises(ConfigError, match=r"data.source = '': must name the recordings; give --data FILE or"):
+        RawAudio()

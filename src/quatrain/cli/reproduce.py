@@ -5,8 +5,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quatrain.cli._flags import DEVICE, Option, Parsed, Surface, parse
+
+if TYPE_CHECKING:
+    from quatrain.lab.paper.recipe import Size
 
 SURFACE = Surface(
     command="reproduce",
@@ -20,13 +24,18 @@ SURFACE = Surface(
             "task",
             "name of a task, such as parity, or a recipe.toml of your own; without one they are listed",
         ),
-        Option("--reduced", "smaller settings for two CPU cores, labelled so", kind=bool, default=False),
+        Option(
+            "--reduced",
+            "smaller settings, labelled so: what two CPU cores, or one GPU, do in minutes",
+            kind=bool,
+            default=False,
+        ),
         Option("--mixers", "models of the recipe to run (default: all)", "A,B"),
         Option("--seeds", "runs of each model at its learning rate (default: the recipe's)", "N", int),
         Option("--data", "file of a task that reads one, such as sequential_mnist", "FILE"),
         Option("--out", "directory (default: runs/paper-<task>[-reduced]-<digest>)", "DIR"),
         DEVICE,
-        Option("--processes", "cells at a time (default: one a core on a CPU, 4 on a GPU)", "N", int),
+        Option("--processes", "cells at a time (default: one a core on a CPU, 6 on a GPU)", "N", int),
     ),
     examples=(
         "quatrain reproduce",
@@ -35,7 +44,7 @@ SURFACE = Surface(
         "quatrain reproduce sequential_mnist --data mnist.npz",
     ),
 )
-_ON_A_GPU = 4  # processes: a model of 100,000 parameters leaves most of a GPU idle
+_ON_A_GPU = 6  # streams: a model of 100,000 parameters leaves most of a GPU idle
 
 
 def run(args: Sequence[str]) -> int:
@@ -56,9 +65,10 @@ def _reproduce(parsed: Parsed, args: Sequence[str]) -> int:
     from quatrain.errors import ConfigError
     from quatrain.lab.paper import recipe as recipes
 
-    recipe = recipes.load(parsed["task"], reduced=parsed["reduced"], source=parsed["data"])
+    size = _size(parsed["device"]) if parsed["reduced"] else ""
+    recipe = recipes.load(parsed["task"], reduced=size, source=parsed["data"])
     names = recipe.chosen(tuple(words(parsed["mixers"])))
-    seeds = parsed["seeds"] if "seeds" in parsed.given else recipe.seeds
+    seeds = parsed["seeds"] if "seeds" in parsed.given else 0
 
     from quatrain.lab.paper import cells
     from quatrain.lab.paper.reproduce import default_out, forecast, reproduce
@@ -90,6 +100,13 @@ def _reproduce(parsed: Parsed, args: Sequence[str]) -> int:
     return 1 if outcome.failed or refused else 0
 
 
+def _size(device: str) -> "Size":
+    """Whose reduced settings: those of the device that will be used."""
+    from quatrain.model.device import choose
+
+    return "cpu" if choose(device).type == "cpu" else "gpu"
+
+
 def _too_slow(parsed: Parsed, seconds: float) -> str:
     from quatrain.cli._display import duration
 
@@ -112,7 +129,7 @@ def _list() -> str:
     ]
     return "\n".join(
         [
-            "tasks: quatrain reproduce NAME, with --reduced for settings that two CPU cores manage",
+            "tasks: quatrain reproduce NAME, with --reduced for what two cores, or one GPU, do in minutes",
             "",
             *lines,
             "",

@@ -7,16 +7,11 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from quatrain.errors import DataError
+from quatrain.lab.paper.metric import METRICS, value_of
 from quatrain.report.evidence import quantile
 
 Row = dict[str, Any]
 _INTERVAL = 3  # seeds from which on an interval is given
-METRICS = {
-    "token_accuracy": "token accuracy",
-    "sequence_accuracy": "sequence accuracy",
-    "loss": "loss",
-    "perplexity": "perplexity",
-}
 
 
 class Number(NamedTuple):
@@ -51,7 +46,7 @@ class Model:
         seeds = [
             seed for seed in range(self.wanted) if all(seed in self.by_length.get(n, {}) for n in lengths)
         ]
-        values = [fmean(_value(self.by_length[n][seed], metric) for n in lengths) for seed in seeds]
+        values = [fmean(value_of(self.by_length[n][seed], metric) for n in lengths) for seed in seeds]
         if not values or not lengths:
             return None
         half = (
@@ -92,7 +87,8 @@ def reproduction(
     seeds: int = 0,
     failed: Mapping[str, str] | None = None,
 ) -> Reproduction:
-    """The tables of a reproduction's records, for the models ``names`` and ``seeds`` seeds of each.
+    """The tables of a reproduction's records, for the models ``names`` and ``seeds`` seeds of each (0: its
+    own number).
 
     ``failed`` are cells without a number in the last call, by key, with their reasons: what is missing is
     said, never left out. Raises DataError where the rows are of something else.
@@ -103,7 +99,8 @@ def reproduction(
         raise DataError("the records hold no reproduction")
     recipe = about["recipe"]
     wanted = tuple(names) or tuple(recipe["models"])
-    models = tuple(_model(name, found, recipe, seeds or recipe["seeds"], failed or {}) for name in wanted)
+    runs = {name: seeds or recipe["models"][name].get("seeds") or recipe["seeds"] for name in wanted}
+    models = tuple(_model(name, found, recipe, runs[name], failed or {}) for name in wanted)
     metric = recipe["test"]["metric"]
     headline = recipe["test"]["headline"] or [max(recipe["test"]["lengths"])]
     where = (
@@ -227,10 +224,6 @@ def value_text(value: float, metric: str) -> str:
     if value < 1 and value >= 0.9995:
         return f"{math.floor(value * 1e4) / 100:.2f} %"
     return "100 %" if value == 1 else f"{100 * value:.1f} %"
-
-
-def _value(row: Row, metric: str) -> float:
-    return math.exp(row["loss"]) if metric == "perplexity" else float(row[metric])
 
 
 def _why_none(model: Model) -> str:

@@ -30,6 +30,7 @@ _CLUSTER_KB = 0.02  # what a KB received adds
 _POLLED, _POLLED_KB = 0.9, 0.02
 _GRID, _GRID_KB, _RING = 2.3, 0.012, 2.2
 _REST = 0.35  # gates and barriers
+_SUMS, _SUMS_KB = 0.4, 0.02  # sums that blocks send each other
 _TILE_PRODUCT = 1.6 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
 _CHAIN = 33 / 1755  # of the same, where it waits for the one before
 _FMA_PRODUCT = 16.0 / 1755
@@ -49,7 +50,7 @@ class Plan:
         tiles: of 16 rows and of 16 columns that a warp has.
         held: columns of tiles in registers.
         shared: columns of tiles in shared memory.
-        cluster: blocks of a cluster.
+        cluster: blocks of a cluster; in a grid they share the columns of the weights.
         grid: the group is more than a cluster.
         polled: blocks of the grid ask for numbers until they are there, instead of counting who has written.
         chunks: of an operand that is counted; how many are in shared memory at a time.
@@ -162,9 +163,7 @@ def candidates(problem: Problem) -> Iterator[Plan]:
                 groups = min(room, -(-problem.sequences // rows))
                 if groups * rows >= problem.sequences + groups + rows and rows > 1:
                     continue  # rows without work
-                ways = _CHUNKS if grid else ((1, 1),)
-                if grid and cluster == 1:
-                    ways = ((0, 0), *ways)
+                ways = ((0, 0), *_CHUNKS) if grid else ((1, 1),)
                 for chunks in ways:
                     for down in (1, 2, 4, 8):
                         made = fit(problem, units, cluster, grid, rows, groups, chunks, down)
@@ -188,13 +187,13 @@ def fit(
     """
     polled, chunks = grid and chunks == (0, 0), chunks if chunks[0] else (1, 1)
     blocks = -(-problem.width // units)
-    m, k = problem.row_gates * units // 16, blocks * problem.parts * units // 16
+    share = cluster if grid else 1
+    m, k = share * problem.row_gates * units // 16, blocks * problem.parts * units // 16 // share
     down = down or max(d for d in range(1, _WARPS + 1) if m % d == 0)
     across = _WARPS // down
     if m % down or 32 * down * across < units:
         return None
-    slices = blocks * problem.parts
-    if slices % chunks[0] or (grid and slices // chunks[0] % cluster):
+    if blocks * problem.parts // share % chunks[0]:
         return None
     fours = problem.size // 2
     columns, tiles = -(-rows // 8), (m // down, -(-k // chunks[0] // across) * chunks[0])
@@ -223,36 +222,41 @@ def shared_bytes(problem: Problem, made: Plan) -> int:
     """Bytes of shared memory, in the order of `place_block` in layout.cuh."""
     down, across = made.warps
     size, columns = problem.size, -(-made.rows // 8)
-    vector = made.vector(problem.parts)
+    share = made.cluster if made.grid else 1
+    vector = made.vector(problem.parts) // share
     if made.grid:
         vector = vector // made.chunks[0] * made.chunks[1]
     v = (vector + 7 * made.units) * size
     staged = made.polled if made.grid else made.blocks > 1
     stage = problem.parts * made.units * made.rows * size if staged else 0
-    sums = across * columns * 8 * (problem.row_gates * made.units + 4) * 4
+    sums = share * across * columns * problem.row_gates * made.units // 16 * 640 * (2 if share > 1 else 1)
     tiles = down * across * made.tiles[0] * made.shared * (size // 2) * 512
-    return (1 if made.grid else 2) * v + stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 16
+    return (1 if made.grid else 2) * v + stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 32
 
 
 def _cost(problem: Problem, made: Plan, streamed: int) -> float:
     """us of a step, times the sequences that a row runs one after the other."""
-    received = made.vector(problem.parts) * problem.size / 1024
+    share = made.cluster if made.grid else 1
+    received = made.vector(problem.parts) * problem.size / 1024 / share
     down, across = made.warps
-    columns, rows = -(-made.rows // 8), problem.row_gates * made.units
+    columns = -(-made.rows // 8)
     kept = down * across * made.tiles[0]  # tiles in a column of all warps
     product = kept * made.tiles[1] * columns * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
     waits = 1 if made.tiles[0] * columns > 2 else 4 // (made.tiles[0] * columns)  # SPLIT of product.cuh
     product = max(product, _CHAIN * made.tiles[1] / waits)
-    reads = down * columns * 8 * made.blocks * problem.parts * made.units * problem.size / 1024
-    reads += made.shared * kept * problem.size / 4 + 2 * across * columns * 8 * rows * 4 / 1024
-    product += reads * _SHARED_KB + streamed / 1024 * made.blocks * made.groups * _L2_KB
+    reads = down * columns * 8 / made.rows * received
+    sums = share * across * columns * problem.row_gates * made.units / 32
+    product += (reads + made.shared * kept * problem.size / 4 + 2 * sums) * _SHARED_KB
+    product += streamed / 1024 * made.blocks * made.groups * _L2_KB
+    if share > 1:
+        product += _SUMS + _SUMS_KB * sums
     if not made.grid:
         step = next(us for blocks, us in _EMPTY if made.blocks <= blocks) + product
         step += _CLUSTER_KB * received if made.blocks > 1 else 0
     elif made.polled:
         step = _POLLED + _POLLED_KB * received + product
     else:
-        arrival, pieces = _GRID_KB * received * (0.5 + 0.5 / made.cluster), made.chunks[0]
+        arrival, pieces = _GRID_KB * received, made.chunks[0]
         step = _GRID + max(arrival, product) + min(arrival, product) / pieces
         step += _RING * (pieces / made.chunks[1] - 1)
     turns = -(-problem.sequences // (made.groups * made.rows))

@@ -13,7 +13,7 @@ from quatrain.lab.claims.claim import (
     select,
     together,
 )  # fmt: skip
-from quatrain.lab.claims.recorded import Scores, absent, need
+from quatrain.lab.claims.recorded import Scores, absent, base, need
 from quatrain.lab.claims.stats import Estimate
 from quatrain.lab.claims.words import NAMES, interval, length, share
 
@@ -39,7 +39,7 @@ def recall(found: Found) -> Verdict:
     if not need(mqar, ("attention", "s6")):
         return absent("MQAR")
     best = mqar.farthest("attention") or 0.0
-    others = [mqar.farthest(mixer) or 0.0 for mixer in mqar.mixers() if mixer != "attention"]
+    others = [mqar.farthest(model) or 0.0 for model in mqar.models() if base(model) != "attention"]
     text = f"MQAR: {mqar.listed(share)}{mqar.source()}."
     if copying:
         text += f" String copying: {copying.listed(share)}{copying.source()}."
@@ -55,7 +55,8 @@ def audio(found: Found) -> Verdict:
     lower = any(row["metric"] in ("nats", "bits", "perplexity") for row in scores.rows)
     ahead = s4d < s6 if lower else s4d > s6
     listed = scores.listed(lambda value: f"{value:.3f}")
-    text = f"Raw audio, {scores.rows[0]['metric']}: {listed}{scores.source()}."
+    unit = f"{scores.rows[0]['metric']} a sample" if lower else scores.rows[0]["metric"]
+    text = f"Raw audio, {unit}: {listed}{scores.source()}."
     return Verdict(NOISE if abs(s4d - s6) < 0.01 * abs(s6) else AGREES if ahead else DISAGREES, text)
 
 
@@ -113,7 +114,8 @@ CLAIMS = (
         "loses",
         "Raw audio",
         "On raw audio selection does harm: S4D is better than S6.",
-        "S6 and S4D at equal size on the samples themselves; from records.",
+        "The next sample of spoken recordings, mu-law of 8 bits, by S6 and by S4D with complex modes, equal "
+        "widths and layers; from records.",
         audio,
     ),
     Claim(

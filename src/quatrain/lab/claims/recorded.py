@@ -3,16 +3,16 @@
 ``records/*.jsonl`` holds rows as ``benchmarks/results`` does, written from runs of `quatrain.lab.paper`::
 
     {"op": "parity", "impl": "quatrain:s6", "value": 0.998, "unit": "token accuracy", "length": 256,
-     "seed": 0, "params": 74000, "reduced": "", "machine": "...", "date": "2026-11-25", "versions": {...},
-     "commit": "...", "command": "..."}
+     "trained": 40, "seed": 0, "params": 74000, "reduced": "", "machine": "...", "date": "2026-11-25",
+     "versions": {...}, "commit": "...", "command": "..."}
 
-``length`` is what was tested; ``reduced`` says how the settings are smaller than the published ones. In a
-run's own records they are rows "score" with task, mixer and metric in the place of op, impl and unit, ``at``
-for the length tested and ``length`` for the one trained.
+``length`` is what was tested, ``trained`` the longest that was trained on; ``reduced`` says how the settings
+are smaller than the published ones. In a run's own records they are rows "score" with task, model, mixer (its
+architecture: "s6" of "s6-n64") and metric in the place of op, impl and unit, ``at`` for the length tested and
+``length`` for the one trained.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
@@ -21,11 +21,11 @@ from statistics import fmean
 from typing import Any
 
 from quatrain import records
-from quatrain.errors import ConfigError, DataError
+from quatrain.errors import DataError
 from quatrain.lab.claims.claim import NOT_YET, Found, Row, Rows, Verdict
 from quatrain.lab.claims.words import NAMES
 from quatrain.lab.claims.words import length as of_length
-from quatrain.lab.paper import recipe
+from quatrain.lab.paper.metric import value_of
 
 SCORE = "score"
 TASKS = (
@@ -37,6 +37,7 @@ TASKS = (
     "parity",
     "mqar",
     "string_copying",
+    "raw_audio",
 )
 _KEPT = ("value", "seed", "params", "reduced", "machine", "date", "versions", "commit", "command")
 
@@ -56,13 +57,13 @@ def rows_of(path: Path) -> Rows:
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            task, mixer, metric = row["op"], row["impl"].removeprefix("quatrain:"), row["unit"]
+            task, model, metric = row["op"], row["impl"].removeprefix("quatrain:"), row["unit"]
             kept = {key: row[key] for key in _KEPT if key in row}
-            at = int(row["length"])
+            at, trained = int(row["length"]), int(row["trained"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path}, line {number}: is not a row of results") from None
-        about = {"task": task, "mixer": _base(mixer), "metric": metric, "at": at}
-        found.append((SCORE, {**about, "length": trained_at(task, bool(kept.get("reduced"))), **kept}))
+        about = {"task": task, "model": model, "mixer": base(model), "metric": metric}
+        found.append((SCORE, {**about, "at": at, "length": trained, **kept}))
     return found
 
 
@@ -79,27 +80,22 @@ def from_run(out: Path) -> Rows:
     found: Rows = []
     for row in rows:
         if row["kind"] == "tested" and row["status"] == "ok":
-            value = math.exp(row["loss"]) if metric == "perplexity" else row[metric]
-            mine = {"mixer": _base(row["mixer"]), "params": params.get(row["mixer"]), "seed": row["seed"]}
-            found.append((SCORE, {**same, **mine, "at": row["length"], "value": value}))
+            mine = {"model": row["mixer"], "mixer": base(row["mixer"]), "params": params.get(row["mixer"])}
+            mine |= {"seed": row["seed"], "at": row["length"], "value": value_of(row, metric)}
+            found.append((SCORE, {**same, **mine}))
     return found
 
 
-def trained_at(task: str, reduced: bool) -> int:
-    """The longest sequence that a task's recipe trains on; 0 for a task without a recipe."""
-    try:
-        return recipe.load(task, reduced=reduced, source="FILE").train.high
-    except ConfigError:
-        return 0
-
-
-def _base(name: str) -> str:
-    """The architecture of a recipe's entry: attention of ``attention-2p``."""
+def base(name: str) -> str:
+    """The architecture of a recipe's model: attention of ``attention-2p``."""
     return re.split(r"[^a-z0-9]", name)[0]
 
 
 class Scores:
-    """The scores of one task: the mean over seeds by architecture and length tested."""
+    """The scores of one task: the mean over seeds by model and length tested.
+
+    A recipe's main model of an architecture has its name, "s6"; others have one behind it, "s6-n64".
+    """
 
     def __init__(self, found: Found, task: str, metric: str = "") -> None:
         self.rows: list[Row] = [
@@ -111,21 +107,21 @@ class Scores:
     def __bool__(self) -> bool:
         return bool(self.rows)
 
-    def mixers(self) -> list[str]:
-        """The architectures that have a score, in the order of the records."""
-        return list(dict.fromkeys(row["mixer"] for row in self.rows))
+    def models(self) -> list[str]:
+        """The models that have a score, in the order of the records."""
+        return list(dict.fromkeys(_model(row) for row in self.rows))
 
-    def at(self, mixer: str) -> dict[int, list[float]]:
+    def at(self, model: str) -> dict[int, list[float]]:
         """Values of the seeds by length tested."""
         found: dict[int, list[float]] = {}
         for row in self.rows:
-            if row["mixer"] == mixer:
+            if _model(row) == model:
                 found.setdefault(int(row["at"]), []).append(float(row["value"]))
         return dict(sorted(found.items()))
 
-    def farthest(self, mixer: str) -> float | None:
+    def farthest(self, model: str) -> float | None:
         """The mean over seeds at the greatest length tested; None without a score."""
-        found = self.at(mixer)
+        found = self.at(model)
         return fmean(found[max(found)]) if found else None
 
     def trained(self) -> int:
@@ -139,16 +135,16 @@ class Scores:
     def listed(self, show: Any) -> str:
         """``Mamba 99.8 %, S4D 18.3 %``: everybody's mean at the greatest length it was tested at."""
         parts, longest = [], self.longest()
-        for mixer in self.mixers():
-            value, own = self.farthest(mixer), max(self.at(mixer))
+        for model in self.models():
+            value, own = self.farthest(model), max(self.at(model))
             if value is not None:
                 where = "" if own == longest else f" at {of_length(own)}"
-                parts.append(f"{NAMES.get(mixer, mixer)} {show(value)}{where}")
+                parts.append(f"{called(model)} {show(value)}{where}")
         return ", ".join(parts)
 
     def alike(self) -> list[Row]:
         """The rows at the greatest length at which all of them were tested; none where there is none."""
-        common = set.intersection(*(set(self.at(mixer)) for mixer in self.mixers())) if self.rows else set()
+        common = set.intersection(*(set(self.at(model)) for model in self.models())) if self.rows else set()
         return [row for row in self.rows if common and int(row["at"]) == max(common)]
 
     def source(self) -> str:
@@ -160,6 +156,16 @@ class Scores:
         return f" (recorded: {'; '.join(machines)}{'; reduced: ' if reduced else ''}{'; '.join(reduced)})"
 
 
+def called(model: str) -> str:
+    """A model in words: "Mamba", "Mamba (s6-n64)"."""
+    name = NAMES.get(base(model), model)
+    return name if base(model) == model else f"{name} ({model})"
+
+
+def _model(row: Row) -> str:
+    return str(row.get("model") or row["mixer"])
+
+
 def _each(values: Iterator[str]) -> list[str]:
     return [value for value in dict.fromkeys(values) if value]
 
@@ -169,6 +175,6 @@ def absent(*tasks: str) -> Verdict:
     return Verdict(NOT_YET, f"No record of {' and '.join(tasks)} ships with this version.")
 
 
-def need(scores: Scores, mixers: Sequence[str]) -> bool:
+def need(scores: Scores, models: Sequence[str]) -> bool:
     """Whether all of these have a score."""
-    return all(scores.farthest(mixer) is not None for mixer in mixers)
+    return all(scores.farthest(model) is not None for model in models)

@@ -12,7 +12,7 @@ from quatrain.lab.paper import recipe
 from quatrain.lab.paper.reproduce import reproduce
 
 FOLDER = "training"
-WITH_A_FILE = ("wikitext2",)  # tasks that read a file of the user's: quatrain reproduce takes it
+WITH_A_FILE = ("wikitext2", "raw_audio")  # tasks that read a file of the user's: quatrain reproduce takes it
 
 
 def tasks() -> tuple[str, ...]:
@@ -23,10 +23,10 @@ def tasks() -> tuple[str, ...]:
 def train(task: str, config: ClaimsConfig, out: Path, command: str, tell: Tell) -> Rows:
     """Rows "score" of a task, trained in ``out/training/<task>``; a killed call goes on there.
 
-    On a CPU the reduced settings of its recipe are taken, on a GPU the published ones. Raises as `reproduce`
-    does.
+    The settings are those of its recipe that are reduced to what the device does in minutes. Raises as
+    `reproduce` does.
     """
-    known = recipe.load(task, reduced=config.device == "cpu")
+    known = recipe.load(task, reduced="cpu" if config.device == "cpu" else "gpu")
     folder = out / FOLDER / task
     reproduce(known, folder, _following(tell), processes=1, device=config.device, command=command)
     return recorded.from_run(folder)

@@ -24,6 +24,7 @@ TASKS = {
     "dyck": "dyck:Dyck",
     "sequential_mnist": "sequential_mnist:SequentialMNIST",
     "wikitext2": "wikitext2:WikiText2",
+    "raw_audio": "raw_audio:RawAudio",
 }
 
 

@@ -1,6 +1,4 @@
-"""Copy memory: Hochreiter and Schmidhuber 1997; as in Arjovsky et al., arXiv:1511.06464, and Bai et al.,
-arXiv:1803.01271.
-"""
+"""Copy memory: Hochreiter and Schmidhuber 1997; as in Bai et al., arXiv:1803.01271, section 5.1."""
 
 from dataclasses import dataclass
 from math import log
@@ -18,7 +16,7 @@ class CopyMemory(Endless):
 
     With ``data`` = 3 and ``symbols`` = 8 (0 is the pause, 1 to 8 are symbols, 9 asks)::
 
-        input   5 2 7 0 0 0 9 0 0 0
+        input   5 2 7 0 0 0 9 9 9 9
         target  0 0 0 0 0 0 0 5 2 7
 
     Every step is scored in the loss, as published, so that a model which says 0 and then guesses has
@@ -60,6 +58,6 @@ class CopyMemory(Endless):
         data = random.integers(1, self.symbols + 1, (batch, self.data))
         inputs, targets = np.zeros((2, batch, length), np.int64)
         inputs[:, : self.data] = data
-        inputs[:, -self.data - 1] = self.symbols + 1
+        inputs[:, -self.data - 1 :] = self.symbols + 1
         targets[:, -self.data :] = data
         return inputs, targets

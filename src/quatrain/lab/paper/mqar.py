@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import IGNORE, Array, Endless
+from quatrain.lab.paper._generator import Array, Endless, blank, subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,10 @@ class MQAR(Endless):
         input   3 6 1 4 0 0 1 0 3 0
         target  . . . . . . 4 . 6 .
 
-    Keys of a sequence differ. A query stands at every second step at most; its distance from the end of the
-    pairs follows the paper's power law, p(i) ~ i^(power - 1): near ones are frequent, as in language. With
-    ``noise`` the steps between are random tokens in the place of 0. Chance: 2 / symbols.
+    Keys of a sequence differ, and so do its values. A query stands at every second step at most; its
+    distance from the end of the pairs follows the paper's power law, p(i) ~ i^(power - 1): near ones are
+    frequent, as in language. With ``noise`` the steps between are random tokens in the place of 0. Chance:
+    2 / symbols.
     """
 
     pairs: Annotated[int, "key-value pairs"] = 8
@@ -49,17 +50,16 @@ class MQAR(Endless):
 
     def draw(self, random: np.random.Generator, batch: int, length: int) -> tuple[Array, Array]:
         half = self.symbols // 2
-        keys = 1 + _chosen(random, np.ones(half - 1), batch, self.pairs)
-        values = random.integers(half, self.symbols, (batch, self.pairs))
+        keys = 1 + random.permuted(subsets(random, batch, self.pairs, half - 1), axis=1)
+        values = half + random.permuted(subsets(random, batch, self.pairs, half), axis=1)
         room = (length - 2 * self.pairs) // 2
         law = np.arange(1.0, room + 1) ** (self.power - 1)
         places = 2 * self.pairs + 2 * _chosen(random, law, batch, self.pairs)
-        inputs = np.zeros((batch, length), np.int64)
+        inputs, targets = blank(batch, length)
         if self.noise:
             inputs[:] = random.integers(0, self.symbols, inputs.shape)
         inputs[:, 0 : 2 * self.pairs : 2] = keys
         inputs[:, 1 : 2 * self.pairs : 2] = values
-        targets = np.full((batch, length), IGNORE)
         np.put_along_axis(inputs, places, keys, 1)
         np.put_along_axis(targets, places, values, 1)
         return inputs, targets
@@ -68,9 +68,7 @@ class MQAR(Endless):
 def _chosen(random: np.random.Generator, weights: Array, batch: int, count: int) -> Array:
     """``(batch, count)`` indices without repetition, one after the other in proportion to ``weights``.
 
-    The largest of log w + Gumbel noise are such a sample (Kool et al., arXiv:1903.06059).
+    Of independent exponential waiting times with these rates the first ones are such a sample.
     """
-    scores = np.log(weights) + random.gumbel(size=(batch, len(weights)))
-    best = np.argpartition(-scores, count - 1, 1)[:, :count]
-    order = np.argsort(-np.take_along_axis(scores, best, 1), 1)
-    return np.asarray(np.take_along_axis(best, order, 1))
+    waits = random.standard_exponential((batch, len(weights))) / weights
+    return np.argsort(waits, 1)[:, :count]

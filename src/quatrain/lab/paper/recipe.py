@@ -15,8 +15,10 @@ from quatrain.config.schema import from_dict
 from quatrain.config.toml import load_toml
 from quatrain.errors import ConfigError
 from quatrain.lab.paper import TASKS, named
+from quatrain.lab.paper.metric import Metric
 
-Metric = Literal["token_accuracy", "sequence_accuracy", "loss", "perplexity"]
+Size = Literal["", "cpu", "gpu"]  # as published, or reduced to what one of these does in minutes
+SIZES = {"cpu": "a CPU", "gpu": "a GPU"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class Contestant:
     ] = field(default_factory=dict)
     learning_rates: Annotated[tuple[float, ...], "tried with the first seed, chosen on validation"] = (1e-3,)
     steps: Annotated[int, "optimiser steps of this model; 0: those of the recipe"] = 0
+    seeds: Annotated[int, "runs at its learning rate; 0: those of the recipe"] = 0
     longest: Annotated[int, "longest sequence it is tested on; 0: no limit"] = 0
     why: Annotated[str, "why there is a limit"] = ""
     target: Target = field(default_factory=Target)
@@ -68,7 +71,7 @@ class Contestant:
         check(bool(self.learning_rates), "learning_rates", self.learning_rates, "must name at least one")
         for rate in self.learning_rates:
             check(rate > 0 and isfinite(rate), "learning_rates", rate, "must be positive and finite")
-        for name in ("steps", "longest"):
+        for name in ("steps", "seeds", "longest"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
 
 
@@ -154,6 +157,10 @@ class Recipe:
         check(self.task in TASKS, "task", self.task, f"must be one of {', '.join(TASKS)}")
         check(self.seeds >= 1, "seeds", self.seeds, "must be at least 1")
 
+    def runs(self, name: str, seeds: int = 0) -> int:
+        """Runs of a model at its learning rate: ``seeds``, or without them its own number."""
+        return seeds or self.models[name].seeds or self.seeds
+
     def chosen(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The models called ``names``; all without names. Raises ConfigError for one that is not here."""
         for name in names:
@@ -169,12 +176,14 @@ def names() -> tuple[str, ...]:
     return tuple(task for task in TASKS if (folder / f"{task}.toml").is_file())
 
 
-def load(name: str, *, reduced: bool = False, source: str = "") -> Recipe:
+def load(name: str, *, reduced: Size = "", source: str = "") -> Recipe:
     """The recipe of a task, as published or with what its table ``[reduced]`` changes.
 
     ``name`` is a task's, or the path of a recipe of your own, which ends in ``.toml`` and names its task.
-    ``source`` is the file of a task that reads one. Raises ConfigError for an unknown task, a task without a
-    reduced variant, or a recipe that is not right; OSError for one that cannot be read.
+    ``reduced`` asks for what a CPU or a GPU does in minutes: the table ``[reduced.cpu]`` or
+    ``[reduced.gpu]``, laid over what ``[reduced]`` itself says for both. ``source`` is the file of a task
+    that reads one. Raises ConfigError for an unknown task, a task without that variant, or a recipe that is
+    not right; OSError for one that cannot be read.
     """
     if name.endswith(".toml"):
         own = load_toml(name)
@@ -188,18 +197,27 @@ def load(name: str, *, reduced: bool = False, source: str = "") -> Recipe:
     return read(tomllib.loads(file.read_text("utf-8")), task, reduced=reduced, source=source)
 
 
-def read(values: dict[str, Any], task: str, *, reduced: bool = False, source: str = "") -> Recipe:
+def read(values: dict[str, Any], task: str, *, reduced: Size = "", source: str = "") -> Recipe:
     """A recipe from the tables of its file."""
     smaller = values.pop("reduced", None)
     if reduced:
-        if smaller is None:
-            raise ConfigError(f"task = {task!r}: has no reduced variant; its settings are small as published")
-        changes = {key: value for key, value in smaller.items() if key != "says"}
-        values = _merged(values, {**changes, "reduced": smaller.get("says", "")})
+        changes = _changes(smaller or {}, reduced)
+        if not changes:
+            others = [SIZES[size] for size in SIZES if size != reduced and _changes(smaller or {}, size)]
+            which = f" for {SIZES[reduced]}, only for {others[0]}" if others else ""
+            raise ConfigError(f"task = {task!r}: has no reduced variant{which}; leave --reduced out")
+        says = changes.pop("says", "smaller settings")
+        values = _merged(values, {**changes, "reduced": says})
     recipe = from_dict(Recipe, {"task": task, **values})
     if source:
         recipe = replace(recipe, data={**recipe.data, "source": source})
     return recipe
+
+
+def _changes(smaller: Mapping[str, Any], size: str) -> dict[str, Any]:
+    """What a table ``[reduced]`` changes for a device."""
+    both = {key: value for key, value in smaller.items() if key not in SIZES}
+    return _merged(both, smaller.get(size, {}))
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,4 +229,16 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-__all__ = ["Contestant", "Published", "Recipe", "Target", "Testing", "Training", "load", "names", "read"]
+__all__ = [
+    "SIZES",
+    "Contestant",
+    "Published",
+    "Recipe",
+    "Size",
+    "Target",
+    "Testing",
+    "Training",
+    "load",
+    "names",
+    "read",
+]

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 
 from quatrain.config.check import check
-from quatrain.lab.paper._generator import IGNORE, Array, Endless
+from quatrain.lab.paper._generator import Array, Endless, blank, subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,9 @@ class SelectiveCopying(Endless):
     def draw(self, random: np.random.Generator, batch: int, length: int) -> tuple[Array, Array]:
         room = length - self.data
         data = random.integers(1, self.symbols - 1, (batch, self.data))
-        # The places of the smallest random numbers are a random subset; sorted, they keep the order.
-        places = np.sort(np.argpartition(random.random((batch, room)), self.data - 1, 1)[:, : self.data], 1)
-        inputs = np.zeros((batch, length), np.int64)
+        places = np.sort(subsets(random, batch, self.data, room), 1)
+        inputs, targets = blank(batch, length)
         np.put_along_axis(inputs, places, data, 1)
         inputs[:, room:] = self.symbols - 1
-        targets = np.full((batch, length), IGNORE)
         targets[:, room:] = data
         return inputs, targets

@@ -12,7 +12,7 @@ import numpy as np
 
 from quatrain.config.check import check
 from quatrain.errors import DataError
-from quatrain.lab.paper._generator import IGNORE, SPLITS, Array, Batch, Generator, Split, to_batch
+from quatrain.lab.paper._generator import SPLITS, Array, Batch, Generator, Split, next_ones, to_batch
 
 _UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
@@ -69,10 +69,7 @@ class WikiText2(Generator):
             starts = np.arange(batch) * each + at
         else:
             starts = np.arange(step * batch, (step + 1) * batch) * length
-        places = starts[:, None] + np.arange(length)
-        last = len(words) - 1
-        inputs, targets = words[np.minimum(places, last)], words[np.minimum(places + 1, last)]
-        return to_batch(inputs, np.where(places < last, targets, IGNORE))
+        return to_batch(*next_ones(words, starts, length))
 
     def _windows(self, batch: int, length: int) -> int:
         found = (len(self._part("train")) - 1) // batch // length
