@@ -12,9 +12,7 @@ import argparse
 import json
 import os
 import queue
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from _jobs import Workers, say, serve
 from torch import Tensor
 
 from quatrain.kernels import OPS, Case, _nvrtc, _recurrent_cuda
@@ -311,89 +310,12 @@ JOBS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def worker() -> None:
-    """Run the jobs that come in, one a line, and print what they return."""
-    for line in sys.stdin:
-        name, values = json.loads(line)
-        try:
-            result = JOBS[name](**values)
-        except Exception as error:  # the next job may still work
-            result = {"failed": f"{type(error).__name__}: {error}"[:600]}
-        sys.stdout.write(f"RESULT {json.dumps(result)}\n")
-        sys.stdout.flush()
-        if "failed" in result and "CUDA" in result["failed"]:
-            return  # a broken context breaks what follows
-
-
-class Workers:
-    """A child that runs jobs; a new one where the last is gone."""
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str | None] = queue.Queue()
-
-    def run(self, name: str, limit: float, **values: object) -> dict[str, Any]:
-        """A job's result, or ``{"failed": why}``."""
-        if self._child is None or self._child.poll() is not None:
-            self._start()
-        assert self._child is not None
-        assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(json.dumps([name, values]) + "\n")
-            self._child.stdin.flush()
-        except OSError:
-            self.stop()
-            return self.run(name, limit, **values)
-        until = time.monotonic() + limit
-        while True:
-            try:
-                line = self._lines.get(timeout=max(until - time.monotonic(), 0.01))
-            except queue.Empty:
-                self.stop()
-                return {"failed": f"did not end within {limit:.0f} s"}
-            if line is None:
-                self.stop()
-                return {"failed": "the process ended"}
-            if line.startswith("RESULT "):
-                result: dict[str, Any] = json.loads(line[7:])
-                if "failed" in result and "CUDA" in result["failed"]:
-                    self.stop()
-                return result
-
-    def _start(self) -> None:
-        self._lines = queue.Queue()
-        self._child = subprocess.Popen(
-            [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        child, lines = self._child, self._lines
-
-        def read() -> None:
-            assert child.stdout is not None
-            for line in child.stdout:
-                lines.put(line)
-            lines.put(None)
-
-        threading.Thread(target=read, daemon=True).start()
-
-    def stop(self) -> None:
-        """End the child."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
-
-
 # -- what is run
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def check_kind(kind: str) -> dict[tuple[str, str], bool]:
     """Whether a kind is right in each dtype, in every way of exchanging operands and as planned."""
-    right, workers = {}, Workers()
+    right, workers = {}, Workers(__file__)
     states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
     few = ["cluster", "polled grid that shares columns", "grid that shares columns, in a ring"]
     for dtype in DTYPES:
@@ -479,7 +401,7 @@ def tune_all(
     rows = [(kind, batch, width, back) for kind in kinds for batch, width in table for back in (False, True)]
     cores, pools = max(2, (os.cpu_count() or 2) - 1), queue.SimpleQueue[Workers]()
     for _ in range(cores):
-        pools.put(Workers())
+        pools.put(Workers(__file__))
 
     def share(row: tuple[str, int, int, bool], part: int) -> None:
         mine = pools.get()
@@ -522,9 +444,9 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker()
+        serve(JOBS)
         return
-    workers, kinds, until = Workers(), args.kinds.split(","), time.monotonic() + args.seconds
+    workers, kinds, until = Workers(__file__), args.kinds.split(","), time.monotonic() + args.seconds
     try:
         if args.tune:
             wanted = [row for row in TABLE if not args.rows or "{}x{}".format(*row) in args.rows.split(",")]

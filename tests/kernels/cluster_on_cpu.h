@@ -225,6 +225,7 @@ static inline char* place_in(const void* p, int rank) {
     }
     return (char*)blocks[block].memory.data() + offset;
 }
+static inline float read_from(const float* p, int block) { return *(const float*)place_in(p, block); }
 static inline void check_copy(const void* to, const void* from, unsigned bytes) {
     if (((uintptr_t)to | (uintptr_t)from | bytes) % 16 || bytes == 0) {
         fprintf(stderr, "a copy of %u bytes is not aligned\n", bytes);
