@@ -28,10 +28,10 @@ _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 # without product by blocks of a cluster.
 _EMPTY = ((1, 0.10), (2, 0.25), (4, 0.31), (8, 0.34), (16, 0.36))
 _CLUSTER_KB = 0.02  # what a KB received adds
-_POLLED, _POLLED_KB = 0.9, 0.02
+_POLLED, _POLLED_KB, _POLLED_MORE = 0.85, 0.045, 0.02  # up to 32 KB, and beyond
 _GRID, _GRID_KB, _RING = 2.3, 0.012, 2.2
 _REST = 0.35  # gates and barriers
-_SUMS, _SUMS_KB = 0.4, 0.02  # sums that blocks send each other
+_SUMS, _SUMS_KB = 0.15, 0.02  # sums that blocks send each other
 _TILE_PRODUCT = 1.6 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
 _CHAIN = 33 / 1755  # of the same, where it waits for the one before
 _FMA_PRODUCT = 16.0 / 1755
@@ -261,7 +261,7 @@ def _cost(problem: Problem, made: Plan, streamed: int) -> float:
         step = next(us for blocks, us in _EMPTY if made.blocks <= blocks) + product
         step += _CLUSTER_KB * received if made.blocks > 1 else 0
     elif made.polled:
-        step = _POLLED + _POLLED_KB * received + product
+        step = _POLLED + _POLLED_KB * min(received, 32) + _POLLED_MORE * max(0, received - 32) + product
     else:
         arrival, pieces = _GRID_KB * received, made.chunks[0]
         step = _GRID + max(arrival, product) + min(arrival, product) / pieces
