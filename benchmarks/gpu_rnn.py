@@ -12,9 +12,7 @@ import argparse
 import json
 import os
 import queue
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,8 @@ from statistics import median
 from typing import Any
 
 import torch
+from _jobs import Workers, say, serve
+from _rows import row
 from torch import Tensor
 
 from quatrain.kernels import OPS, Case, _nvrtc, _recurrent_cuda
@@ -33,7 +33,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 KINDS = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
 TABLE = ((16, 512), (64, 512), (16, 1024), (64, 1024), (64, 2048), (1, 1024))
-TIME = 1024
+OURS, CUDNN = "quatrain:cuda", "torch"  # torch.nn's layers are cuDNN's
+TIME, WARM = 1024, 0.2
 TARGETS = {  # (kind, B, H): ms forward, forward + backward
     ("lstm", 16, 512): (1.5, 4.5), ("lstm", 64, 512): (2.5, 7), ("lstm", 16, 1024): (2.0, 6.5),
     ("lstm", 64, 1024): (4, 12), ("lstm", 64, 2048): (14, 38), ("lstm", 1, 1024): (2.0, 5.5),
@@ -48,10 +49,11 @@ PLANS: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
     "cluster, weights from everywhere": ((16, 4, 9, 1), {"held": 1, "shared": 1}),
     "grid, polled": ((16, 1, 6, 2), {"grid": True, "chunks": (0, 0)}),
     "grid, in bulk": ((16, 1, 6, 2), {"grid": True}),
-    "grid of clusters, multicast": ((16, 4, 6, 2), {"grid": True}),
+    "grid that shares columns": ((16, 4, 6, 2), {"grid": True}),
+    "polled grid that shares columns": ((16, 2, 6, 2), {"grid": True, "chunks": (0, 0)}),
     "grid, in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (2, 2)}),
     "grid, in a ring": ((16, 1, 6, 2), {"grid": True, "chunks": (4, 2)}),
-    "grid of clusters, in a ring": ((16, 2, 6, 2), {"grid": True, "chunks": (2, 1)}),
+    "grid that shares columns, in a ring": ((16, 2, 6, 2), {"grid": True, "chunks": (2, 1)}),
 }
 
 
@@ -134,8 +136,13 @@ def check(
 
 
 def times(runs: dict[str, Callable[[], object]], count: int = 7) -> dict[str, float]:
-    """Median ms of each, in turns."""
+    """Median ms of each, in turns, after a while of work: an idle GPU has a low clock."""
     found: dict[str, list[float]] = {name: [] for name in runs}
+    until = time.monotonic() + WARM
+    while time.monotonic() < until:
+        for run in runs.values():
+            run()
+        torch.cuda.synchronize()
     for i in range(count + 2):
         for name, run in runs.items():
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -176,9 +183,9 @@ def table(kind: str, batch: int, width: int, dtypes: list[str]) -> dict[str, Any
         layer = make(width, width, batch_first=True).to("cuda", DTYPES[name])
         x = torch.randn(batch, TIME, width, device="cuda", dtype=DTYPES[name], requires_grad=True)
         dy, leaves = torch.randn_like(x), [x, *layer.parameters()]
-        each: dict[str, Callable[[], Tensor]] = {f"cudnn {name}": lambda m=layer, v=x: m(v)[0]}
+        each: dict[str, Callable[[], Tensor]] = {f"{CUDNN} {name}": lambda m=layer, v=x: m(v)[0]}
         if name == "bfloat16":
-            each["quatrain"] = lambda m=layer, v=x: ours(kind, m, v)
+            each[f"{OURS} {name}"] = lambda m=layer, v=x: ours(kind, m, v)
         for key, run in each.items():
 
             def infer(run: Callable[[], Tensor] = run) -> None:
@@ -227,30 +234,37 @@ def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _p
 
 
 def plans(kind: str, batch: int, width: int, back: bool, count: int) -> list[_plan.Plan]:
-    """The plans that the planner takes for cheapest: one of each size and cluster, then others."""
+    """The plans that the planner takes for cheapest: one of each form, then others."""
     problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
     cheapest = sorted(_plan.candidates(problem), key=lambda p: p.cost)
     chosen: dict[tuple[int, ...], _plan.Plan] = {}
     for made in cheapest:
-        chosen.setdefault((made.units, made.cluster, made.polled), made)
+        turns = -(-batch // (made.groups * made.rows))
+        chosen.setdefault((made.units, made.cluster, made.polled, turns), made)
     found = list(chosen.values())[:count]
-    return found + [made for made in cheapest if made not in found][: max(0, 2 * count - len(found))]
+    return found + [made for made in cheapest if made not in found][: count // 2]
 
 
 def compiled(
-    kind: str, batch: int, width: int, back: bool, count: int, part: int, parts: int
+    kind: str, batch: int, width: int, back: bool, count: int, empty: bool, part: int, parts: int
 ) -> dict[str, Any]:
-    """Compile a share of what `tune` runs, for all processes to find."""
-    for made in plans(kind, batch, width, back, count)[part::parts]:
-        for empty in (False, True):
-            x = torch.empty(1, 1, GATES[kind] * width, device="cuda", dtype=torch.bfloat16)
-            weight = torch.empty(GATES[kind] * width, width, device="cuda", dtype=torch.bfloat16)
-            inputs = _launch.Inputs(KINDS[kind], x, weight, None, None, None, None, None)
-            _launch.Launch(inputs, back, made).kernel(False, False, empty)
+    """Compile a share of what `tune` runs, for all processes to find; with no ``count`` what `table` runs."""
+    if count:
+        wanted = [(m, False, e) for m in plans(kind, batch, width, back, count) for e in {False, empty}]
+    else:
+        problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
+        made = _plan.plan(problem)
+        assert not isinstance(made, str), made
+        wanted = [(made, keep, False) for keep in {False, not back}]
+    for made, keep, silent in wanted[part::parts]:
+        x = torch.empty(1, 1, GATES[kind] * width, device="cuda", dtype=torch.bfloat16)
+        weight = torch.empty(GATES[kind] * width, width, device="cuda", dtype=torch.bfloat16)
+        inputs = _launch.Inputs(KINDS[kind], x, weight, None, None, None, None, None)
+        _launch.Launch(inputs, back, made).kernel(keep, False, silent)
     return {}
 
 
-def tune(kind: str, batch: int, width: int, back: bool, count: int) -> dict[str, Any]:
+def tune(kind: str, batch: int, width: int, back: bool, count: int, empty: bool) -> dict[str, Any]:
     """us of a step by several plans, whole and empty, beside the planner's guess."""
     force(None, {})
     lines = []
@@ -258,35 +272,17 @@ def tune(kind: str, batch: int, width: int, back: bool, count: int) -> dict[str,
         about = f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.rows} cluster {plan.cluster}"
         about += f" warps {plan.warps} held {plan.held} shared {plan.shared}/{plan.tiles[1]}"
         about += " polled" if plan.polled else f" chunks {plan.chunks}"
+        line: dict[str, Any] = {"plan": about, "guess": round(plan.cost, 2)}
+        lines.append(line)
         try:
-            whole = step_us(kind, batch, width, back, False, plan)
-            empty = step_us(kind, batch, width, back, True, plan)
-            lines.append({"plan": about, "us": round(whole, 2), "empty": round(empty, 2)})
+            line["us"] = round(step_us(kind, batch, width, back, False, plan), 2)
+            if empty:
+                line["empty"] = round(step_us(kind, batch, width, back, True, plan), 2)
         except RuntimeError as error:
-            lines.append({"plan": about, "error": str(error)[:200]})
+            line["error"] = str(error)[:200]
             if "illegal" in str(error) or "launch failure" in str(error):
                 return {"rows": lines}
-        lines[-1]["guess"] = round(plan.cost, 2)
     return {"rows": lines}
-
-
-def packed(kind: str, width: int, sequences: int) -> dict[str, Any]:
-    """ms of a packed batch with lengths from 16 to 1024, and of a full one with as many real steps a row."""
-    torch.manual_seed(0)
-    lengths = torch.randint(16, 1025, (sequences,))
-    rows = 4 if kind == "lstm" else 1
-    bounds = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).cuda()
-    weight = torch.randn(rows * width, width, device="cuda", dtype=torch.bfloat16) * width**-0.5
-    ragged = torch.randn(1, int(bounds[-1]), rows * width, device="cuda", dtype=torch.bfloat16)
-    full = torch.randn(sequences, TIME, rows * width, device="cuda", dtype=torch.bfloat16)
-    run = next(i.fn for i in OPS[f"{kind}_scan"].impls if i.name == "cuda")
-    found = times(
-        {
-            "packed": lambda: run(x=ragged, weight=weight, cu_seqlens=bounds),
-            "full": lambda: run(x=full, weight=weight),
-        }
-    )
-    return found | {"share": float(bounds[-1]) / (sequences * TIME)}
 
 
 def residents() -> dict[str, Any]:
@@ -299,96 +295,18 @@ JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     "table": table,
     "tune": tune,
     "compiled": compiled,
-    "packed": packed,
     "residents": residents,
 }
-
-
-def worker() -> None:
-    """Run the jobs that come in, one a line, and print what they return."""
-    for line in sys.stdin:
-        name, values = json.loads(line)
-        try:
-            result = JOBS[name](**values)
-        except Exception as error:  # the next job may still work
-            result = {"failed": f"{type(error).__name__}: {error}"[:600]}
-        sys.stdout.write(f"RESULT {json.dumps(result)}\n")
-        sys.stdout.flush()
-        if "failed" in result and "CUDA" in result["failed"]:
-            return  # a broken context breaks what follows
-
-
-class Workers:
-    """A child that runs jobs; a new one where the last is gone."""
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str | None] = queue.Queue()
-
-    def run(self, name: str, limit: float, **values: object) -> dict[str, Any]:
-        """A job's result, or ``{"failed": why}``."""
-        if self._child is None or self._child.poll() is not None:
-            self._start()
-        assert self._child is not None
-        assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(json.dumps([name, values]) + "\n")
-            self._child.stdin.flush()
-        except OSError:
-            self.stop()
-            return self.run(name, limit, **values)
-        until = time.monotonic() + limit
-        while True:
-            try:
-                line = self._lines.get(timeout=max(until - time.monotonic(), 0.01))
-            except queue.Empty:
-                self.stop()
-                return {"failed": f"did not end within {limit:.0f} s"}
-            if line is None:
-                self.stop()
-                return {"failed": "the process ended"}
-            if line.startswith("RESULT "):
-                result: dict[str, Any] = json.loads(line[7:])
-                if "failed" in result and "CUDA" in result["failed"]:
-                    self.stop()
-                return result
-
-    def _start(self) -> None:
-        self._lines = queue.Queue()
-        self._child = subprocess.Popen(
-            [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        child, lines = self._child, self._lines
-
-        def read() -> None:
-            assert child.stdout is not None
-            for line in child.stdout:
-                lines.put(line)
-            lines.put(None)
-
-        threading.Thread(target=read, daemon=True).start()
-
-    def stop(self) -> None:
-        """End the child."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
 
 
 # -- what is run
 
 
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def check_kind(kind: str) -> dict[tuple[str, str], bool]:
     """Whether a kind is right in each dtype, in every way of exchanging operands and as planned."""
-    right, workers = {}, Workers()
+    right, workers = {}, Workers(__file__)
     states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
-    few = ["cluster", "grid of clusters, in a ring"]
+    few = ["cluster", "polled grid that shares columns", "grid that shares columns, in a ring"]
     for dtype in DTYPES:
         right[kind, dtype] = True
         plans = list(PLANS) if (kind, dtype) == ("lstm", "bfloat16") else few
@@ -396,6 +314,7 @@ def check_kind(kind: str) -> dict[tuple[str, str], bool]:
             ({"B": 11, "T": 17, "D": 60}, [*states, "lengths"], plan) for plan in plans
         ]
         jobs.append(({"B": 1, "T": 150, "D": 33}, [*states, "cu_seqlens"], None))
+        jobs.append(({"B": 4, "T": 300, "D": 60}, states, "polled grid that shares columns"))
         if dtype == "bfloat16":
             sizes = ((64, 512), (16, 1024), (64, 1024), (64, 2048))
             jobs += [({"B": b, "T": 12, "D": h}, states, None) for b, h in sizes]
@@ -418,14 +337,41 @@ def check_all(kinds: list[str]) -> dict[tuple[str, str], bool]:
     return right
 
 
-def tabulate(workers: Workers, kinds: list[str], right: dict[tuple[str, str], bool]) -> list[dict[str, Any]]:
-    """The issue's table: ours beside cuDNN in three dtypes, and the targets."""
+Pass = tuple[str, int, int, bool]  # kind, batch, width, backwards
+
+
+def compile_all(passes: list[Pass], until: float, count: int = 0, empty: bool = False) -> None:
+    """Compile what is to be timed, in as many processes as there are cores."""
+    cores, free = max(2, (os.cpu_count() or 2) - 1), queue.SimpleQueue[Workers]()
+    for _ in range(cores):
+        free.put(Workers(__file__))
+
+    def share(one: Pass, part: int) -> None:
+        mine, names = free.get(), ("kind", "batch", "width", "back")
+        if time.monotonic() < until:
+            values = dict(zip(names, one, strict=True), count=count, empty=empty, part=part, parts=3)
+            found = mine.run("compiled", 60, **values)
+            if "failed" in found:
+                say(f"{one}: {found['failed']}")
+        free.put(mine)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(lambda job: share(*job), [(one, part) for one in passes for part in range(3)]))
+    for _ in range(cores):
+        free.get().stop()
+    say(f"compiled in {time.monotonic() - began:.0f} s")
+
+
+def tabulate(workers: Workers, kinds: list[str], until: float) -> list[dict[str, Any]]:
+    """The rows of the table: ours beside cuDNN in three dtypes."""
     rows = []
+    compile_all([(k, *row, back) for k in kinds for row in TABLE for back in (False, True)], until)
     for kind in kinds:
-        if not right[kind, "bfloat16"]:
-            say(f"{kind}: its check is red, nothing is timed")
-            continue
         for batch, width in TABLE:
+            if time.monotonic() > until:
+                say(f"{kind} {batch} {width}: no time left")
+                continue
             dtypes = list(DTYPES) if (batch, width) != (64, 2048) else ["bfloat16", "float16"]
             found = workers.run("table", 60, kind=kind, batch=batch, width=width, dtypes=dtypes)
             case = f"B{batch} H{width} T{TIME}"
@@ -434,67 +380,46 @@ def tabulate(workers: Workers, kinds: list[str], right: dict[tuple[str, str], bo
                 continue
             for mode in ("forward", "training"):
                 for name, ms in found[mode].items():
-                    impl, _, dtype = name.partition(" ")
-                    dtype = dtype or "bfloat16"
-                    rows.append({"op": f"{kind}_layer", "impl": impl, "case": case, "dtype": dtype})
-                    rows[-1] |= {"mode": mode, "ms": round(ms, 4)}
+                    impl, dtype = name.split()
+                    rows.append(row(kind, impl, case, dtype, mode, ms=round(ms, 4)))
     return rows
 
 
 def short_table(rows: list[dict[str, Any]]) -> list[str]:
     """Ours, cuDNN's bf16, its best and the target, forward / training."""
     lines = []
-    cases = dict.fromkeys((row["op"], row["case"]) for row in rows)
-    for op, case in cases:
-        cells = [f"{op:11} {case:16}"]
+    for op, case in dict.fromkeys((r["op"], r["case"]) for r in rows):
+        cells = [f"{op:4} {case:16}"]
         for i, mode in enumerate(("forward", "training")):
             ms = {
-                (row["impl"], row["dtype"]): row["ms"]
-                for row in rows
-                if (row["op"], row["case"], row["mode"]) == (op, case, mode)
+                (r["impl"], r["dtype"]): r["ms"]
+                for r in rows
+                if (r["op"], r["case"], r["mode"]) == (op, case, mode)
             }
-            mine = ms.get(("quatrain", "bfloat16"), float("nan"))
-            best = min((v for (impl, _), v in ms.items() if impl == "cudnn"), default=float("nan"))
+            mine = ms.pop((OURS, "bfloat16"))
             batch, width = (int(word[1:]) for word in case.split()[:2])
-            target = TARGETS.get((op.split("_")[0], batch, width))
+            target = TARGETS.get((op, batch, width))
             wanted = f" target {target[i]}" if target else ""
-            today = ms.get(("cudnn", "bfloat16"), float("nan"))
-            cells.append(f"{mode} {mine:.2f} ms, cuDNN bf16 {today:.2f}, best {best:.2f}{wanted};")
+            today = ms[CUDNN, "bfloat16"]
+            cells.append(
+                f"{mode} {mine:.2f} ms, cuDNN bf16 {today:.2f}, best {min(ms.values()):.2f}{wanted};"
+            )
         lines.append(" ".join(cells))
     return lines
 
 
-def tune_all(workers: Workers, kinds: list[str], count: int, until: float) -> None:
-    """All rows of the table: first compile, in as many processes as there are cores, then measure."""
-    rows = [(kind, batch, width, back) for kind in kinds for batch, width in TABLE for back in (False, True)]
-    cores, pools = max(2, (os.cpu_count() or 2) - 1), queue.SimpleQueue[Workers]()
-    for _ in range(cores):
-        pools.put(Workers())
-
-    def share(row: tuple[str, int, int, bool], part: int) -> None:
-        mine = pools.get()
-        kind, batch, width, back = row
-        values = {"kind": kind, "batch": batch, "width": width, "back": back, "count": count}
-        if time.monotonic() < until:
-            found = mine.run("compiled", 60, **values, part=part, parts=3)
-            if "failed" in found:
-                say(f"{row}: {found['failed']}")
-        pools.put(mine)
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(lambda job: share(*job), [(row, part) for row in rows for part in range(3)]))
-    for _ in range(cores):
-        pools.get().stop()
-    say(f"compiled in {time.monotonic() - began:.0f} s")
-    for kind, batch, width, back in rows:
+def tune_all(workers: Workers, passes: list[Pass], count: int, empty: bool, until: float) -> None:
+    """Measure several plans of each pass."""
+    compile_all(passes, until, count, empty)
+    for kind, batch, width, back in passes:
         if time.monotonic() > until:
             say("no time left")
             return
-        found = workers.run("tune", 60, kind=kind, batch=batch, width=width, back=back, count=count)
+        values = {"kind": kind, "batch": batch, "width": width, "back": back, "count": count, "empty": empty}
+        found = workers.run("tune", 60, **values)
         say(f"{kind} B{batch} H{width} {'backward' if back else 'forward'}: {found.get('failed', '')}")
-        for row in found.get("rows", ()):
-            say(f"    {row}")
+        for line in found.get("rows", ()):
+            say(f"    {line}")
 
 
 def main() -> None:
@@ -504,37 +429,37 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="check only")
     parser.add_argument("--tune", action="store_true", help="measure plans, whole and empty steps")
     parser.add_argument("--kinds", default="lstm,rnn,gru")
+    parser.add_argument("--rows", default="", help="of the table with --tune, such as 16x512,64x1024")
     parser.add_argument("--plans", type=int, default=4, help="plans of each row with --tune")
-    parser.add_argument("--seconds", type=float, default=460, help="after which --tune begins nothing new")
+    parser.add_argument("--empty", action="store_true", help="with --tune, steps without a product too")
+    parser.add_argument("--seconds", type=float, default=460, help="after which nothing new begins")
+    parser.add_argument("--unchecked", action="store_true", help="the check has just been run")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--commit", default="", help="of the code that runs")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker()
+        serve(JOBS)
         return
-    workers, kinds, until = Workers(), args.kinds.split(","), time.monotonic() + args.seconds
+    workers, kinds, until = Workers(__file__), args.kinds.split(","), time.monotonic() + args.seconds
     try:
         if args.tune:
-            tune_all(workers, kinds, args.plans, until)
+            wanted = [r for r in TABLE if not args.rows or f"{r[0]}x{r[1]}" in args.rows.split(",")]
+            passes = [(kind, *r, back) for kind in kinds for r in wanted for back in (False, True)]
+            tune_all(workers, passes, args.plans, args.empty, until)
             return
-        say(f"at once: {workers.run('residents', 60)}")
-        right = check_all(kinds)
-        if args.check:
-            bad = [f"{kind} {dtype}" for (kind, dtype), good in right.items() if not good]
+        if not args.unchecked:
+            say(f"at once: {workers.run('residents', 60)}")
+            bad = [f"{kind} {dtype}" for (kind, dtype), good in check_all(kinds).items() if not good]
             say(f"wrong: {', '.join(bad) or 'nothing'}")
-            sys.exit(bool(bad))
-        rows = tabulate(workers, kinds, right)
-        ragged = {kind: workers.run("packed", 60, kind=kind, width=512, sequences=512) for kind in kinds[:2]}
+            if args.check or bad:
+                sys.exit(bool(bad))
+        rows = tabulate(workers, kinds, until)
     finally:
         workers.stop()
-    about = {"machine": torch.cuda.get_device_name(), "versions": f"torch {torch.__version__}"}
-    about |= {"commit": args.commit, "command": " ".join(sys.argv)}
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("a") as file:
-            file.writelines(json.dumps(row | about) + "\n" for row in rows)
-    say("\n".join([f"{about['machine']}, {about['versions']}", f"packed {ragged}", *short_table(rows)]))
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    say("\n".join([torch.cuda.get_device_name(), *short_table(rows)]))
 
 
 if __name__ == "__main__":

@@ -176,6 +176,7 @@ static inline float __shfl_xor_sync(unsigned, float v, int mask) {
     return fibers::shown((fibers::current & 31) ^ mask).value;
 }
 static inline float __uint_as_float(unsigned bits) { return __int_as_float((int)bits); }
+static inline unsigned __float_as_uint(float x) { return (unsigned)__float_as_int(x); }
 static inline int atomicExch(int* p, int v) {
     int old = *p;
     *p = v;
@@ -211,7 +212,7 @@ static inline bool bar_try(long long* bar, int parity) {
 }
 
 static inline char* place_in(const void* p, int rank);
-static inline void bar_arrive(long long* bar, int block) { arrive((fibers::Bar*)place_in(bar, block)); }
+static inline void bar_arrive(long long* bar) { arrive((fibers::Bar*)bar); }
 
 // The same place in the shared memory of another block of the cluster.
 static inline char* place_in(const void* p, int rank) {
@@ -224,6 +225,7 @@ static inline char* place_in(const void* p, int rank) {
     }
     return (char*)blocks[block].memory.data() + offset;
 }
+static inline float read_from(const float* p, int block) { return *(const float*)place_in(p, block); }
 static inline void check_copy(const void* to, const void* from, unsigned bytes) {
     if (((uintptr_t)to | (uintptr_t)from | bytes) % 16 || bytes == 0) {
         fprintf(stderr, "a copy of %u bytes is not aligned\n", bytes);
@@ -237,14 +239,11 @@ static inline void push_four(F* to, F v, long long* bar, int block) {
     memcpy(copy.value, &v, 16);
     fibers::copies.push_back(copy);
 }
-static inline void load_to(void* to, const void* from, unsigned bytes, long long* bar, unsigned short mask) {
+static inline void load_to(void* to, const void* from, unsigned bytes, long long* bar) {
     check_copy(to, from, bytes);
-    for (int i = 0; i < fibers::cluster; ++i) {
-        if (mask >> i & 1) fibers::copies.push_back({place_in(to, i), from, bytes, (long long*)place_in(bar, i)});
-    }
+    fibers::copies.push_back({to, from, bytes, bar});
 }
 static inline void fence_copies() {}
-static inline int cluster_rank() { return blockIdx.x % fibers::cluster; }
 static inline void cluster_sync() { fibers::pause(fibers::AT_CLUSTER); }
 static inline int load_acquire(const int* p) {
     fibers::pause(fibers::SPINS);
@@ -263,6 +262,7 @@ static inline void store_relaxed(F* p, F v) {
     check_copy(p, p, 16);
     *p = v;
 }
+static inline void fence_device() {}
 static inline void prefetch(const void*) {}
 
 static inline float from_half(unsigned short x) {

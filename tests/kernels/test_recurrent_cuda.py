@@ -1,6 +1,5 @@
 """What only a GPU shows of the recurrent scans' kernel: clusters, grids, graphs, streams, compilation."""
 
-
 import pytest
 import torch
 from tests.test_kernels import WIDE_PARAMETERS, check_budget, example, strided
@@ -55,6 +54,7 @@ PLANS = [  # units, blocks of a cluster, grid, rows, groups, chunks, warps over 
     (16, 1, True, 6, 2, (0, 0)),
     (16, 4, True, 6, 2),
     (16, 1, True, 6, 2, (4, 2)),
+    (16, 2, True, 6, 2, (0, 0)),
 ]
 
 

@@ -95,7 +95,8 @@ def force(
         assert made is not None
         held_now = min(held, made.held)
         shared_now = min(shared, made.tiles[1] - held_now)
-        made = replace(made, held=held_now, shared=shared_now)
+        places = 16 if made.polled else 2  # all of them are used more than once
+        made = replace(made, held=held_now, shared=shared_now, places=places)
         return replace(made, shared_bytes=_plan.shared_bytes(problem, made))
 
     monkeypatch.setattr(_launch, "plan", plan)
@@ -108,11 +109,13 @@ CLUSTERS = {  # units, cluster, rows, groups
     "weights from everywhere": ((16, 3, 3, 2), {"held": 1, "shared": 1}),
     "streamed weights": ((32, 2, 9, 1), {"held": 0, "shared": 0}),
     "a grid": ((16, 1, 3, 2), {"grid": True}),
-    "a grid of clusters": ((16, 3, 3, 2), {"grid": True}),
+    "a grid that shares columns": ((16, 3, 3, 2), {"grid": True}),
     "a grid in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (3, 3), "held": 1}),
     "chunks in a ring": ((16, 1, 3, 2), {"grid": True, "chunks": (3, 1)}),
-    "chunks for a cluster": ((16, 2, 3, 2), {"grid": True, "chunks": (2, 1), "held": 1}),
+    "chunks for clusters of two": ((16, 2, 3, 2), {"grid": True, "chunks": (2, 1), "held": 1}),
     "a polled grid": ((16, 1, 5, 2), {"grid": True, "chunks": (0, 0)}),
+    "a polled grid that shares columns": ((16, 3, 9, 1), {"grid": True, "chunks": (0, 0)}),
+    "a polled grid of clusters of two": ((16, 2, 3, 2), {"grid": True, "chunks": (0, 0)}),
     "a polled grid of large operands": ((16, 1, 40, 1), {"grid": True, "chunks": (0, 0), "down": 1}),
 }
 
@@ -125,7 +128,7 @@ def test_blocks_that_work_together(emulator, name, how, monkeypatch):
     force(monkeypatch, *numbers, **flags)
     monkeypatch.setattr(Emulated, "late", len(how) % 2)
     form = ("lengths", "cu_seqlens", None)[len(how) % 3]
-    width = 60 if "chunks for" in how else 37
+    width = 60 if "of two" in how else 37
     dims = {"B": 1, "T": 41, "D": width} if form == "cu_seqlens" else {"B": 11, "T": 9, "D": width}
     optional = ("bias", "h0", "c0")[0 if name == "gru_scan" else 1 : 3 if name == "lstm_scan" else 2]
     case = Case(dims, (*optional, *([form] if form else [])))

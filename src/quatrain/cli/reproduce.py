@@ -35,7 +35,7 @@ SURFACE = Surface(
         Option("--data", "file of a task that reads one, such as sequential_mnist", "FILE"),
         Option("--out", "directory (default: runs/paper-<task>[-reduced]-<digest>)", "DIR"),
         DEVICE,
-        Option("--processes", "cells at a time (default: one a core on a CPU, 4 on a GPU)", "N", int),
+        Option("--processes", "cells at a time (default: one a core on a CPU, 6 on a GPU)", "N", int),
     ),
     examples=(
         "quatrain reproduce",
@@ -44,7 +44,7 @@ SURFACE = Surface(
         "quatrain reproduce sequential_mnist --data mnist.npz",
     ),
 )
-_ON_A_GPU = 4  # processes: a model of 100,000 parameters leaves most of a GPU idle
+_ON_A_GPU = 6  # streams: a model of 100,000 parameters leaves most of a GPU idle
 
 
 def run(args: Sequence[str]) -> int:

@@ -15,6 +15,8 @@ from quatrain.kernels.lstm_scan import OP as _LSTM_SCAN
 from quatrain.kernels.lstm_scan import lstm_scan
 from quatrain.kernels.lti_conv import OP as _LTI_CONV
 from quatrain.kernels.lti_conv import lti_conv
+from quatrain.kernels.recurrent_step import OP as _RECURRENT_STEP
+from quatrain.kernels.recurrent_step import recurrent_step
 from quatrain.kernels.rms_norm import OP as _RMS_NORM
 from quatrain.kernels.rms_norm import rms_norm
 from quatrain.kernels.rnn_scan import OP as _RNN_SCAN
@@ -30,6 +32,7 @@ OPS: dict[str, Op] = {
         _RNN_SCAN,
         _LSTM_SCAN,
         _GRU_SCAN,
+        _RECURRENT_STEP,
         _S6_SCAN,
         _S6_STEP,
         _CAUSAL_CONV,
@@ -53,6 +56,7 @@ __all__ = [
     "linear_step",
     "lstm_scan",
     "lti_conv",
+    "recurrent_step",
     "rms_norm",
     "rnn_scan",
     "s6_scan",

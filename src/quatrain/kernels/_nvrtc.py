@@ -72,7 +72,8 @@ def residents(device: int) -> tuple[int, ...]:
     if torch.cuda.get_device_capability(device) < (9, 0):
         return (first,)
     empty = kernels('extern "C" __global__ void empty() {}', (), device)
-    shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    about: Any = torch.cuda.get_device_properties(device)  # whose stubs know less than it has
+    shared: int = about.shared_memory_per_block_optin
     return first, *(empty.resident_clusters("empty", 256, shared, size) for size in range(2, 17))
 
 

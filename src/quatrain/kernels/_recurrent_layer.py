@@ -30,7 +30,7 @@ _ROWS = 1024  # of the buffer, about: enough for a fast product, few enough to s
 _CALLBACK = CFUNCTYPE(c_int, c_int64, c_int64)
 
 
-_STEP_ROWS = 8  # of a batch, up to which `step` is faster than a packed scan of one step
+STEP_ROWS = 8  # of a batch, up to which `step` is faster than a packed scan of one step
 
 
 class Run(Protocol):
@@ -74,7 +74,7 @@ def layer(
         dtype = torch.get_autocast_dtype("cpu")
         x, in_weight, weight = (v.to(dtype) for v in (x, in_weight, weight))
         in_bias, bias = (None if v is None else v.to(dtype) for v in (in_bias, bias))
-    if not (_can_run(x, impl) and _fit(kind, x, in_weight, in_bias, weight, bias)):
+    if not (_can_run(x, impl) and fit(kind, x, in_weight, in_bias, weight, bias)):
         return None
     results: tuple[Tensor, ...] = call(_Layer, kind, variant, x, in_weight, in_bias, weight, bias, h0, c0)
     return results
@@ -97,12 +97,12 @@ def step(
 
     y (B, D), h and, for an LSTM, c. None where the core does not do it, or a gradient is wanted.
     """
-    if h0 is None or len(x) > _STEP_ROWS or not _can_run(x, impl) or torch.is_autocast_enabled("cpu"):
+    if h0 is None or len(x) > STEP_ROWS or not _can_run(x, impl) or torch.is_autocast_enabled("cpu"):
         return None
     width, wide = weight.shape[1], wide_dtype(x.dtype)
     if recorded(x, in_weight, weight, h0) or in_weight.dtype != x.dtype:
         return None
-    if not _fit(kind, x, in_weight, in_bias, weight, bias):
+    if not fit(kind, x, in_weight, in_bias, weight, bias):
         return None
     h0, c0 = h0.to(wide), None if c0 is None else c0.to(wide)
     y, h = x.new_empty(len(x), width), h0.new_empty(h0.shape)
@@ -143,7 +143,7 @@ def _can_run(x: Tensor, impl: str) -> bool:
     )
 
 
-def _fit(
+def fit(
     kind: Kind, x: Tensor, in_weight: Tensor, in_bias: Tensor | None, weight: Tensor, bias: Tensor | None
 ) -> bool:
     """Whether the shapes of weights fit each other: whoever exchanged one gets the op's error instead."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from quatrain.config.check import check
 from quatrain.kernels import lstm_scan
 from quatrain.kernels._recurrent import KINDS
-from quatrain.kernels._recurrent_layer import Run, layer, step
+from quatrain.kernels._recurrent_layer import Run, layer
+from quatrain.kernels.recurrent_step import step
 from quatrain.mixers import _recurrent_run, _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import plain_state, positive_int
@@ -110,7 +111,7 @@ class LSTM(Causal[LSTMState]):
         return self._in_core(step, x, state) or super()._step(x, state)
 
     def _in_core(self, run: Run, x: Tensor, state: LSTMState | None) -> tuple[Tensor, LSTMState] | None:
-        """Projection and scan together, where the C++ core does it."""
+        """Projection and scan together, where the C++ core or a GPU kernel does it."""
         h0, c0 = (None, None) if state is None else state
         done = run(
             KINDS["lstm"],

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from quatrain.kernels import rnn_scan
 from quatrain.kernels._recurrent import KINDS
-from quatrain.kernels._recurrent_layer import Run, layer, step
+from quatrain.kernels._recurrent_layer import Run, layer
+from quatrain.kernels.recurrent_step import step
 from quatrain.mixers import _recurrent_run, _run
 from quatrain.mixers._base import Causal, Layout
 from quatrain.mixers._check import one_of, plain_state, positive_int
@@ -106,7 +107,7 @@ class RNN(Causal[RNNState]):
         return self._in_core(step, x, state) or super()._step(x, state)
 
     def _in_core(self, run: Run, x: Tensor, state: RNNState | None) -> tuple[Tensor, RNNState] | None:
-        """Projection and scan together, where the C++ core does it."""
+        """Projection and scan together, where the C++ core or a GPU kernel does it."""
         h0 = None if state is None else state.h
         done = run(
             KINDS["rnn"],

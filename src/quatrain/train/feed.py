@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +59,38 @@ class Feed(Protocol):
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Groups of tensors that it has to hold."""
+
+
+class Work(NamedTuple):
+    """One batch on the host: what its loss reads, how many tokens that is, and whether it begins anew,
+    whatever state is carried."""
+
+    tensors: tuple[Tensor, ...]
+    tokens: int
+    fresh: bool = True
+
+
+@runtime_checkable
+class Recordable(Feed, Protocol):
+    """A feed of one batch a step, whose loss depends on tensors alone: batches can be drawn ahead, and a
+    step recorded once is right for every batch of the same shapes."""
+
+    def draw(self, step: int) -> Work:
+        """The batch of a step, from 1."""
+
+    def loss(self, model: SequenceModel, tensors: tuple[Tensor, ...], state: Any) -> tuple[Tensor, Any]:
+        """Mean loss of what `draw` gave, on the model's device, and the state to carry on, or None."""
+
+
+def one_batch(feed: Recordable, model: SequenceModel, step: int, autocast: Autocast) -> tuple[float, int]:
+    """`Feed.backward` of a recordable feed."""
+    work = feed.draw(step)
+    tensors = tuple(to_device(tensor, model.device) for tensor in work.tensors)
+    with autocast():
+        loss, state = feed.loss(model, tensors, None if work.fresh else feed.carry[0])
+    torch.autograd.backward(loss)
+    feed.carry[0] = None if state is None else _carry.detach(state)
+    return loss.item(), work.tokens
 
 
 class Source(Protocol):

@@ -3,11 +3,9 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
-from math import nan
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,39 +27,15 @@ from quatrain.records import Writer
 from quatrain.tasks.spelling import tokenizer_of
 from quatrain.train import _carry, _health, _machine, _memory, optim, run_dir
 from quatrain.train._signals import Interrupted, StopSignals
+from quatrain.train._step import Stepper
+from quatrain.train.company import Company, Steps, drive
 from quatrain.train.config import RunConfig
 from quatrain.train.feed import Feed, Source, feed_of
+from quatrain.train.progress import Progress, Result
 from quatrain.train.warm_start import warm_start
 
 T = TypeVar("T")
 Events = Callable[[dict[str, object]], None]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is; saved with every checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0  # of training steps, over all sessions; evaluation and saving are not in it
-    loss: float = nan  # of the last step; nats per token in a language model
-    valid: float = nan  # loss of the last look at the validation part
-    best_valid: float = nan  # loss of the best look
-    best_score: float = nan  # what made it the best, less is better; a language model's is its loss
-    best_step: int = 0  # 0: no look yet
-    records: int = 0  # bytes of the records that belong to this step
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `train` returns. ``status`` is "finished", or "stopped" at ``stop_at``."""
-
-    status: Literal["finished", "stopped"]
-    out: Path
-    checkpoint: Path
-    progress: Progress
-    resumed_from: int  # 0: this call began the run
-    peak_memory_bytes: int  # of the whole process
 
 
 def train(
@@ -101,10 +75,33 @@ def train(
         OSError: ``out`` can't be written; what was saved before stays whole.
         Interrupted: a signal; the run is saved.
     """
+    with StopSignals() as stop:
+        company = Company(stop)
+        return drive(
+            stepwise(config, out, events, stop_at, data=data, threads=threads, device=device, company=company)
+        )
+
+
+def stepwise(
+    config: RunConfig,
+    out: Path,
+    events: Events | None = None,
+    stop_at: int | None = None,
+    *,
+    data: Data | Source | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    company: Company,
+) -> Steps[Result]:
+    """`train`, halting whenever a step is under way, so that several runs can be advanced in turn.
+
+    On a GPU a run has a stream of its own, so that their steps overlap there. Advancing it ends the step,
+    looks and saves where it is time to, and begins the next one. Raises as `train` does.
+    """
     out = Path(out)
     check(stop_at is None or stop_at >= 1, "stop_at", stop_at, "must be at least 1")
     check(threads is None or threads >= 1, "threads", threads, "must be at least 1")
-    with run_dir.claimed(out, config), StopSignals() as stop:
+    with run_dir.claimed(out, config):
         newest, begins = checkpoint.latest(out), not (out / run_dir.CONFIG).exists()
         saved = checkpoint.read(newest) if newest else None
         if saved and saved.step >= config.train.steps:
@@ -113,17 +110,18 @@ def train(
         machine = saved.meta["machine"] if saved else {}
         wanted = threads or machine.get("threads") or torch.get_num_threads()
         chosen = choose(device, run_dir.device_of(out))
-        with _machine.numerics(wanted, chosen):
+        with company.numerics(wanted, chosen):
             ready = data or prepare(config.data, out / run_dir.DATA, _tokenizer(config))
-            run = _Run(config, out, ready, saved, chosen, events or (lambda row: None))
+            run = _Run(config, out, ready, saved, chosen, events or (lambda row: None), company)
             try:
-                return run.until(min(stop_at or config.train.steps, config.train.steps), stop)
+                last = min(stop_at or config.train.steps, config.train.steps)
+                return (yield from run.until(last, company.stop))
             except OutOfMemoryError:
                 if begins and run.last_good is None:
                     run_dir.forget(out)  # the same directory then takes other settings
                 raise
             finally:
-                run.writer.close()
+                run.close()
 
 
 class _Run:
@@ -137,6 +135,7 @@ class _Run:
         saved: "checkpoint.Checkpoint | None",
         device: torch.device,
         events: Events,
+        company: Company,
     ) -> None:
         settings = config.train
         self.config, self.out, self.data, self.events = config, out, data, events
@@ -147,25 +146,44 @@ class _Run:
         begun = ""
         if settings.init_from and saved is None:
             begun = warm_start(self.model, self.feed.meta(), settings.init_from)
-        self.device = device
-        try:
-            self.model.to(device).train()
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-            raise _memory.too_large(error, sum(p.numel() for p in self.model.parameters()), device) from None
-        self.optimizer = optim.optimizer(self.model, settings)
-        self.progress = Progress()
-        self.machine = _machine.describe(device)
-        self.last_good: Path | None = None
-        if saved:
-            self._restore(saved)
+        self.device, self.stream = device, _stream(device)
+        with self._on_stream():
+            self._move()
+            self.optimizer = optim.optimizer(self.model, settings)
+            self.progress = Progress()
+            self.machine = _machine.describe(device)
+            self.last_good: Path | None = None
+            if saved:
+                self._restore(saved)
+            self.stepper = Stepper(self.feed, self.model, self.optimizer, settings, company.turn, self._note)
+        self._began = 0.0  # the step under way
         self.resumed_from = self.progress.step
         run_dir.write_config(out, config)
         self.writer = Writer(out / run_dir.RECORDS, truncate_to=self.progress.records)
         self._announce(saved)
         if begun:
-            self.events({"kind": "note", "text": begun})
+            self._note(begun)
+
+    def _note(self, text: str) -> None:
+        self.events({"kind": "note", "text": text})
+
+    def _move(self) -> None:
+        try:
+            self.model.to(self.device).train()
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            count = sum(p.numel() for p in self.model.parameters())
+            raise _memory.too_large(error, count, self.device) from None
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """All of a run's work on a GPU is queued on its own stream, which others' work does not wait for."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def close(self) -> None:
+        """Let go of the records and of recorded steps, which hold memory."""
+        self.writer.close()
+        self.stepper.forget()
 
     # -- beginning and end
 
@@ -193,8 +211,7 @@ class _Run:
     def _announce(self, saved: "checkpoint.Checkpoint | None") -> None:
         if saved:
             for difference in _machine.differences(saved.meta["machine"], self.machine):
-                text = f"{difference}: the last bits may differ from an uninterrupted run"
-                self.events({"kind": "note", "text": text})
+                self._note(f"{difference}: the last bits may differ from an uninterrupted run")
             self.events({"kind": "resume", "steps": self.config.train.steps, **asdict(self.progress)})
             return
         counts = parameters(self.model)
@@ -214,27 +231,35 @@ class _Run:
         found = {"name": self.data.name, "digest": self.data.digest, "vocab": self.data.vocab}
         return found if self.task == "lm" else {**found, "task": self.task}
 
-    def until(self, last: int, stop: StopSignals) -> Result:
-        """Train up to and with step ``last``."""
-        settings = self.config.train
+    def until(self, last: int, stop: StopSignals) -> Steps[Result]:
+        """Train up to and with step ``last``, halting in every step."""
         while self.progress.step < last:
-            self._fitting("step", partial(self._step, self.progress.step + 1), self._try_step)
-            step = self.progress.step
-            finished = step == settings.steps
-            looks = finished or step % settings.eval_every == 0
-            better = looks and self._fitting("look after step", self._validate, self._try_look)
-            if finished:
-                self._end()
-            if finished or better or stop.number or step == last or step % settings.save_every == 0:
-                self._save()
-            if stop.number and not finished:
-                raise Interrupted(self._how_to_go_on(), stop.number)
+            step = self.progress.step + 1
+            with self._on_stream():
+                self._fitting("step", partial(self._begin, step, last), self._try_step)
+            yield
+            with self._on_stream():
+                self._fitting("step", partial(self._finish, step), self._try_step)
+                self._after(step, last, stop)
         assert self.last_good is not None
         status: Literal["finished", "stopped"] = (
-            "finished" if self.progress.step == settings.steps else "stopped"
+            "finished" if self.progress.step == self.config.train.steps else "stopped"
         )
         peak = _machine.peak_memory_bytes()
         return Result(status, self.out, self.last_good, self.progress, self.resumed_from, peak)
+
+    def _after(self, step: int, last: int, stop: StopSignals) -> None:
+        """Look and save where it is time to."""
+        settings = self.config.train
+        finished = step == settings.steps
+        looks = finished or step % settings.eval_every == 0
+        better = looks and self._fitting("look after step", self._validate, self._try_look)
+        if finished:
+            self._end()
+        if finished or better or stop.number or step == last or step % settings.save_every == 0:
+            self._save()
+        if stop.number and not finished:
+            raise Interrupted(self._how_to_go_on(), stop.number)
 
     def _how_to_go_on(self) -> str:
         done = f"stopped at step {self.progress.step} of {self.config.train.steps}, saved in {self.out}"
@@ -262,6 +287,7 @@ class _Run:
 
     def _try(self, trial: Callable[[Feed], object], config: RunConfig) -> None:
         """The run ends in any case: its model may be spoilt."""
+        self.stepper.forget()
         self.optimizer.zero_grad(set_to_none=True)
         self.model.backbone.config = replace(
             self.model.config, checkpoint_layers=config.model.checkpoint_layers
@@ -271,34 +297,26 @@ class _Run:
         del room
 
     def _try_step(self, feed: Feed) -> None:
-        feed.backward(self.model, self.progress.step + 1, self._autocast)
+        feed.backward(self.model, self.progress.step + 1, self.stepper.autocast)
 
     def _try_look(self, feed: Feed) -> None:
         feed.look(self.model)
 
     # -- one step
 
-    def _step(self, step: int) -> None:
+    def _begin(self, step: int, last: int) -> None:
+        self._began = time.perf_counter()
+        self.stepper.begin(step, last, self.last_good)
+
+    def _finish(self, step: int) -> None:
+        """Wait for the step and write down what it gave."""
         settings = self.config.train
-        began = time.perf_counter()
-        rate = optim.learning_rate(settings, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(
-            _mix(settings.seed, step)
-        )  # dropout is a function of (seed, step): nothing to restore
-        loss, tokens = self.feed.backward(self.model, step, self._autocast)
-        gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        _health.check_step(self.model, loss, norm, step, self.last_good)
-        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        loss, norm, tokens = self.stepper.finish(step, self.last_good)
         self.progress = replace(
             self.progress,
             step=step,
             tokens=self.progress.tokens + tokens,
-            seconds=self.progress.seconds + time.perf_counter() - began,
+            seconds=self.progress.seconds + time.perf_counter() - self._began,
             loss=loss,
         )
         if step % settings.log_every == 0 or step == settings.steps:
@@ -307,14 +325,10 @@ class _Run:
                 step=step,
                 tokens=self.progress.tokens,
                 loss=loss,
-                lr=rate,
-                grad_norm=norm.item(),
+                lr=optim.learning_rate(settings, step),
+                grad_norm=norm,
                 seconds=self.progress.seconds,
             )
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        half = self.config.train.dtype == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
     # -- looking and saving
 
@@ -386,6 +400,13 @@ def _tokenizer(config: RunConfig) -> Tokenizer | None:
     return found if found.name == "bpe" else None
 
 
-def _mix(seed: int, step: int) -> int:
-    """A seed for one step of one run. Hashed, because torch's CPU generator reads only its lowest 32 bits."""
-    return int.from_bytes(sha256(f"{seed} {step}".encode()).digest()[:8], "little")
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream that goes on from the caller's; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
+
+
+__all__ = ["Events", "Progress", "Result", "stepwise", "train"]

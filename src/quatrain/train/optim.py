@@ -65,6 +65,16 @@ def optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step; recorded steps hold it in one tensor on their device."""
+    held = optimizer.param_groups[0]["lr"]
+    if isinstance(held, Tensor):
+        held.fill_(rate)
+        return
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of step 1 .. ``config.steps``: a line up to ``lr``, then half a cosine down to its floor.
 

@@ -153,8 +153,8 @@ class Launch:
         made, x = self.plan, self.inputs.x
         kernels = self.kernel(keep, flush, empty)
         if made.grid:
-            places, vector = 4 if made.polled else 2, made.vector(self.gates if self.back else 1)
-            room = places * made.groups * vector * x.element_size() // 4
+            vector = made.vector(self.gates if self.back else 1)
+            room = made.places * made.groups * vector * x.element_size() // 4
             exchange = x.new_empty(room, dtype=torch.int32)
             self.set("exchange", exchange.fill_(-1) if made.polled else exchange)
             self.set("arrived", x.new_zeros(made.groups + 1, dtype=torch.int32))

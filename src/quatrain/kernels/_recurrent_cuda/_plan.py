@@ -21,15 +21,17 @@ _WARPS = 8
 _CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 8), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
 _HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
+_PLACES_BYTES = 8 << 20  # of operands that lie in L2 at a time
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
 # Costs in us, fitted to what `benchmarks/gpu_rnn.py --tune` measured on an H100 (README.md). `_EMPTY`: a step
 # without product by blocks of a cluster.
 _EMPTY = ((1, 0.10), (2, 0.25), (4, 0.31), (8, 0.34), (16, 0.36))
 _CLUSTER_KB = 0.02  # what a KB received adds
-_POLLED, _POLLED_KB = 0.9, 0.02
+_POLLED, _POLLED_KB, _POLLED_MORE = 0.85, 0.045, 0.02  # up to 32 KB, and beyond
 _GRID, _GRID_KB, _RING = 2.3, 0.012, 2.2
 _REST = 0.35  # gates and barriers
+_SUMS, _SUMS_KB = 0.15, 0.02  # sums that blocks send each other
 _TILE_PRODUCT = 1.6 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
 _CHAIN = 33 / 1755  # of the same, where it waits for the one before
 _FMA_PRODUCT = 16.0 / 1755
@@ -49,9 +51,10 @@ class Plan:
         tiles: of 16 rows and of 16 columns that a warp has.
         held: columns of tiles in registers.
         shared: columns of tiles in shared memory.
-        cluster: blocks of a cluster.
+        cluster: blocks of a cluster; in a grid they share the columns of the weights.
         grid: the group is more than a cluster.
         polled: blocks of the grid ask for numbers until they are there, instead of counting who has written.
+        places: for operands in global memory.
         chunks: of an operand that is counted; how many are in shared memory at a time.
     """
 
@@ -69,6 +72,7 @@ class Plan:
     cost: float
     polled: bool = False
     chunks: tuple[int, int] = (1, 1)
+    places: int = 2
 
     @property
     def threads(self) -> int:
@@ -92,6 +96,7 @@ class Plan:
             ("CLUSTER", self.cluster),
             ("GRID", int(self.grid)),
             ("POLLED", int(self.polled)),
+            ("PLACES", self.places),
             ("CHUNKS", self.chunks[0]),
             ("RING", self.chunks[1]),
             ("BYTES", self.shared_bytes),
@@ -162,9 +167,7 @@ def candidates(problem: Problem) -> Iterator[Plan]:
                 groups = min(room, -(-problem.sequences // rows))
                 if groups * rows >= problem.sequences + groups + rows and rows > 1:
                     continue  # rows without work
-                ways = _CHUNKS if grid else ((1, 1),)
-                if grid and cluster == 1:
-                    ways = ((0, 0), *ways)
+                ways = ((0, 0), *_CHUNKS) if grid else ((1, 1),)
                 for chunks in ways:
                     for down in (1, 2, 4, 8):
                         made = fit(problem, units, cluster, grid, rows, groups, chunks, down)
@@ -188,13 +191,13 @@ def fit(
     """
     polled, chunks = grid and chunks == (0, 0), chunks if chunks[0] else (1, 1)
     blocks = -(-problem.width // units)
-    m, k = problem.row_gates * units // 16, blocks * problem.parts * units // 16
+    share = cluster if grid else 1
+    m, k = share * problem.row_gates * units // 16, blocks * problem.parts * units // 16 // share
     down = down or max(d for d in range(1, _WARPS + 1) if m % d == 0)
     across = _WARPS // down
     if m % down or 32 * down * across < units:
         return None
-    slices = blocks * problem.parts
-    if slices % chunks[0] or (grid and slices // chunks[0] % cluster):
+    if blocks * problem.parts // share % chunks[0]:
         return None
     fours = problem.size // 2
     columns, tiles = -(-rows // 8), (m // down, -(-k // chunks[0] // across) * chunks[0])
@@ -216,6 +219,9 @@ def fit(
     if base > problem.shared_bytes or left * column > _STREAMED * (held + shared) * column:
         return None
     made = replace(made, shared=shared, shared_bytes=base + shared * column)
+    if polled:
+        few = 64 * groups * made.vector(problem.parts) * problem.size <= _PLACES_BYTES
+        made = replace(made, places=64 if few else 16)
     return replace(made, cost=_cost(problem, made, left * column))
 
 
@@ -223,36 +229,41 @@ def shared_bytes(problem: Problem, made: Plan) -> int:
     """Bytes of shared memory, in the order of `place_block` in layout.cuh."""
     down, across = made.warps
     size, columns = problem.size, -(-made.rows // 8)
-    vector = made.vector(problem.parts)
+    share = made.cluster if made.grid else 1
+    vector = made.vector(problem.parts) // share
     if made.grid:
         vector = vector // made.chunks[0] * made.chunks[1]
     v = (vector + 7 * made.units) * size
     staged = made.polled if made.grid else made.blocks > 1
     stage = problem.parts * made.units * made.rows * size if staged else 0
-    sums = across * columns * 8 * (problem.row_gates * made.units + 4) * 4
+    sums = share * across * columns * problem.row_gates * made.units // 16 * 640 * (2 if share > 1 else 1)
     tiles = down * across * made.tiles[0] * made.shared * (size // 2) * 512
-    return (1 if made.grid else 2) * v + stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 16
+    return (1 if made.grid else 2) * v + stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 32
 
 
 def _cost(problem: Problem, made: Plan, streamed: int) -> float:
     """us of a step, times the sequences that a row runs one after the other."""
-    received = made.vector(problem.parts) * problem.size / 1024
+    share = made.cluster if made.grid else 1
+    received = made.vector(problem.parts) * problem.size / 1024 / share
     down, across = made.warps
-    columns, rows = -(-made.rows // 8), problem.row_gates * made.units
+    columns = -(-made.rows // 8)
     kept = down * across * made.tiles[0]  # tiles in a column of all warps
     product = kept * made.tiles[1] * columns * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
     waits = 1 if made.tiles[0] * columns > 2 else 4 // (made.tiles[0] * columns)  # SPLIT of product.cuh
     product = max(product, _CHAIN * made.tiles[1] / waits)
-    reads = down * columns * 8 * made.blocks * problem.parts * made.units * problem.size / 1024
-    reads += made.shared * kept * problem.size / 4 + 2 * across * columns * 8 * rows * 4 / 1024
-    product += reads * _SHARED_KB + streamed / 1024 * made.blocks * made.groups * _L2_KB
+    reads = down * columns * 8 / made.rows * received
+    sums = share * across * columns * problem.row_gates * made.units / 32
+    product += (reads + made.shared * kept * problem.size / 4 + 2 * sums) * _SHARED_KB
+    product += streamed / 1024 * made.blocks * made.groups * _L2_KB
+    if share > 1:
+        product += _SUMS + _SUMS_KB * sums
     if not made.grid:
         step = next(us for blocks, us in _EMPTY if made.blocks <= blocks) + product
         step += _CLUSTER_KB * received if made.blocks > 1 else 0
     elif made.polled:
-        step = _POLLED + _POLLED_KB * received + product
+        step = _POLLED + _POLLED_KB * min(received, 32) + _POLLED_MORE * max(0, received - 32) + product
     else:
-        arrival, pieces = _GRID_KB * received * (0.5 + 0.5 / made.cluster), made.chunks[0]
+        arrival, pieces = _GRID_KB * received, made.chunks[0]
         step = _GRID + max(arrival, product) + min(arrival, product) / pieces
         step += _RING * (pieces / made.chunks[1] - 1)
     turns = -(-problem.sequences // (made.groups * made.rows))

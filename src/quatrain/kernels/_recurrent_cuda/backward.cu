@@ -32,10 +32,10 @@ struct Done {  // what a step leaves behind: cotangents of the drives, or of the
 };
 
 __device__ __forceinline__ Done work(
-    const Args& args, const Block& b, Unit& state, const In& in, const Row& now, int row, int u, float* out
+    const Args& args, const Block& b, int step, Unit& state, const In& in, const Row& now, int row, int u, float* out
 ) {
     Done done;
-    state.h += sum_of(b, row, u);
+    state.h += sum_of(b, step, row, u);
     if (now.flags & BEHIND) {
         done.h = state.h, done.c = state.c;
         return done;

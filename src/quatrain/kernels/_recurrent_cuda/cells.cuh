@@ -27,20 +27,18 @@ __device__ __forceinline__ Kept keep(float x) { return to_half(x); }
 __device__ __forceinline__ float kept(Kept x) { return from_half(x); }
 #endif
 
-// tanh with a relative error of a few places: a polynomial in x^2 where 1 - 2 / (1 + e^2x) would cancel.
+// tanh with a relative error of a few places: a polynomial in x^2 where 1 - 2 / (1 + e^2x) would cancel. Both are
+// computed, for lanes of a warp would take both ways anyway.
 __device__ __forceinline__ float tangent(float x) {
-    float a = fabsf(x);
-    if (a < 0.625f) {
-        float z = x * x;
-        float p = -5.70498872745e-3f;
-        p = fmaf(p, z, 2.06390887954e-2f);
-        p = fmaf(p, z, -5.37397155531e-2f);
-        p = fmaf(p, z, 1.33314422036e-1f);
-        p = fmaf(p, z, -3.33332819422e-1f);
-        return fmaf(p * z, x, x);
-    }
-    float y = fmaf(-2.f, reciprocal(1.f + ex2(2.f * LOG2E * a)), 1.f);
-    return x < 0.f ? -y : y;
+    float a = fabsf(x), z = x * x;
+    float p = -5.70498872745e-3f;
+    p = fmaf(p, z, 2.06390887954e-2f);
+    p = fmaf(p, z, -5.37397155531e-2f);
+    p = fmaf(p, z, 1.33314422036e-1f);
+    p = fmaf(p, z, -3.33332819422e-1f);
+    float near = fmaf(p * z, x, x);
+    float far = fmaf(-2.f, reciprocal(1.f + ex2(2.f * LOG2E * a)), 1.f);
+    return a < 0.625f ? near : x < 0.f ? -far : far;
 }
 
 // Derivatives by the argument: 1 - tanh(x)^2 and s(x) (1 - s(x)), without the difference.

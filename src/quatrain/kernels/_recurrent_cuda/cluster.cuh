@@ -27,11 +27,8 @@ __device__ __forceinline__ void bar_expect(Long* bar, unsigned bytes) {
                  : "memory");
 }
 
-// An arrival at the same barrier of another block.
-__device__ __forceinline__ void bar_arrive(Long* bar, int block) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
-                     address_in(shared_address(bar), block))
-                 : "memory");
+__device__ __forceinline__ void bar_arrive(Long* bar) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
 }
 
 // Whether the phase of this parity has ended; waits a moment.
@@ -56,31 +53,16 @@ __device__ __forceinline__ void push_four(void* to, Four v, Long* bar, int block
         : "memory");
 }
 
-// Copies from global memory to the place `to` of all blocks in `mask`, whose barriers count the bytes.
-__device__ __forceinline__ void load_to(void* to, const void* from, unsigned bytes, Long* bar, unsigned short mask) {
-    if (mask == 1) {
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                shared_address(to)),
-            "l"(from), "r"(bytes), "r"(shared_address(bar))
-            : "memory");
-    } else {
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-            "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)),
-            "l"(from), "r"(bytes), "r"(shared_address(bar)), "h"(mask)
-            : "memory");
-    }
+// Copies `bytes`, a multiple of 16, from global memory to this block, whose barrier counts them.
+__device__ __forceinline__ void load_to(void* to, const void* from, unsigned bytes, Long* bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(bar))
+                 : "memory");
 }
 
 // Makes what this thread wrote or has seen visible to the copies above.
 __device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async;" ::: "memory"); }
-
-__device__ __forceinline__ int cluster_rank() {
-    int rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
 
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -121,6 +103,7 @@ __device__ __forceinline__ void store_relaxed(Four* p, Four v) {
     asm volatile("st.relaxed.gpu.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");
 }
+__device__ __forceinline__ void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 __device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Float16, whatever the data's type.

@@ -6,11 +6,12 @@
 //
 // In a grid pieces go through global memory. Small operands are POLLED: numbers themselves say that they are there,
 // for a word with all bits set is none (`EMPTY_WORD`), and a reader asks for its 16 bytes until it has them. There are
-// four places for an operand. With operand t here, all have read t - 1, and its writer clears it for t + 3; the fence
-// between this and its piece of t + 2 makes that whoever has t + 2 finds t + 3 cleared.
+// PLACES for operands. With operand t here, all have read t - 1, and its writer clears it for t - 1 + PLACES. Whoever
+// asks for that finds it cleared, since both have passed a fence in between, which there is every PLACES / 4 steps: the
+// writer before it wrote operand t + 1 + PLACES / 4, the reader behind it and before t - 1 + PLACES.
 //
 // Large ones are counted: who has written counts up, and reads the operand when all have, in CHUNKS chunks, of which
-// RING are in shared memory at a time, and of which each block of a cluster reads its share for all.
+// RING are in shared memory at a time.
 //
 // No wait is without end: who has waited for `patience` leaves NaN and a mark in `status`.
 
@@ -41,18 +42,19 @@ __device__ __forceinline__ bool wait_for_group(const Args& args, const Block& b,
 }
 
 __device__ __forceinline__ Data* published(const Args& args, const Block& b, int step) {
-    return args.exchange + ((Long)(step & (POLLED ? 3 : 1)) * args.groups + b.group) * VECTOR;
+    return args.exchange + ((Long)(step & PLACES - 1) * args.groups + b.group) * (BLOCKS * PIECE);
+}
+// What of it this block multiplies.
+__device__ __forceinline__ const Data* own_share(const Args& args, const Block& b, int step) {
+    return published(args, b, step) + b.rank * VECTOR;
 }
 
 // Begins to read a chunk, when its place is free; one thread. False if that took too long.
 __device__ __forceinline__ bool read_chunk(const Args& args, const Block& b, int step, int chunk) {
-    constexpr int SHARE = CHUNK / CLUSTER;
     int place = chunk % RING, use = step * USES + chunk / RING;
     if (USES > 1 && use > 0 && !wait_for(args, b.empty + place, use - 1 & 1)) return false;
     bar_expect(b.full + place, CHUNK * sizeof(Data));
-    int first = CLUSTER > 1 ? cluster_rank() * SHARE : 0;
-    load_to(b.v + place * CHUNK + first, published(args, b, step) + chunk * CHUNK + first, SHARE * sizeof(Data),
-            b.full + place, (unsigned short)((1 << CLUSTER) - 1));
+    load_to(b.v + place * CHUNK, own_share(args, b, step) + chunk * CHUNK, CHUNK * sizeof(Data), b.full + place);
     return true;
 }
 
@@ -73,8 +75,7 @@ __device__ __forceinline__ const Data* enter_chunk(const Args& args, const Block
 __device__ __forceinline__ void leave_chunk(const Block& b, int chunk) {
     if (!GRID || POLLED || USES == 1) return;
     __syncwarp();
-    int lane = threadIdx.x % 32;
-    if (lane < CLUSTER) bar_arrive(b.empty + chunk % RING, lane);
+    if (threadIdx.x % 32 == 0) bar_arrive(b.empty + chunk % RING);
 }
 
 #define EMPTY_WORD 0xffffffffu
@@ -102,7 +103,7 @@ __device__ __forceinline__ bool ask(const Args& args, Four& v, const Four* from)
 __device__ __forceinline__ bool poll(const Args& args, const Block& b, int step) {
     constexpr int COUNT = VECTOR * (int)sizeof(Data) / 16, EACH_ASKS = (COUNT + THREADS - 1) / THREADS;
     constexpr int AT_ONCE = EACH_ASKS < 8 ? EACH_ASKS : 8;
-    const Four* from = (const Four*)published(args, b, step);
+    const Four* from = (const Four*)own_share(args, b, step);
     bool came = true;
     for (int first = threadIdx.x; first < COUNT; first += AT_ONCE * THREADS) {
         Four v[AT_ONCE];
@@ -167,7 +168,7 @@ __device__ __forceinline__ void send(const Args& args, const Block& b, int step)
         for (int i = threadIdx.x; i < FOURS_OF_PIECE; i += THREADS) {
             store_relaxed(last + i, {EMPTY_WORD, EMPTY_WORD, EMPTY_WORD, EMPTY_WORD});
         }
-        __threadfence();
+        if (step % (PLACES / 4) == 0) fence_device();  // it costs as much as half a step
         return;
     }
     if (GRID) {

@@ -1,23 +1,26 @@
 // Where everything lies: sizes, arguments, which sequence a row holds at which step.
 //
 // A group of BLOCKS blocks runs ROWS rows; each block owns UNITS units of the layer. The operand of a step's
-// product (h forward, the cotangents of the gates backward) is a vector of SLICES * UNITS numbers for each row,
-// in slices [slice][row][UNITS]: what a block contributes is one piece.
+// product (h forward, the cotangents of the gates backward) is a vector of numbers for each row, in slices
+// [slice][row][UNITS]: what a block contributes is one piece of PARTS slices.
 //
-// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, CHUNKS,
-// RING, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
+// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
+// CHUNKS, RING, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
-#define PARTS (BACK ? GATES : 1)  // slices of a block
-#define SLICES (BLOCKS * PARTS)
-#define MT ((BACK ? 1 : GATES) * UNITS / 16)  // tiles of 16 rows of a block's weights
-#define KT (SLICES * UNITS / 16)              // tiles of 16 columns
+#define PARTS (BACK ? GATES : 1)   // slices of a block
+#define SHARE (GRID ? CLUSTER : 1)  // blocks that multiply the same rows of weights, each a share of the columns
+#define SLICES (BLOCKS * PARTS / SHARE)           // that a block multiplies
+#define OWN_MT ((BACK ? 1 : GATES) * UNITS / 16)  // tiles of 16 rows of weights, of a block's own units
+#define MT (SHARE * OWN_MT)                       // that it multiplies
+#define KT (SLICES * UNITS / 16)                  // tiles of 16 columns
 #define NT ((ROWS + 7) / 8)
 #define THREADS (32 * WM * WK)
 #define ELEMENTS (UNITS * ROWS)
 #define EACH_THREAD ((ELEMENTS + THREADS - 1) / THREADS)
 #define PIECE (PARTS * ELEMENTS)     // numbers that a block contributes
-#define VECTOR (SLICES * ELEMENTS)   // numbers of an operand
-#define PITCH (MT * 16 + 4)          // of sums: no two lanes in one bank, writing or reading
+#define VECTOR (SLICES * ELEMENTS)   // numbers of an operand that a block multiplies
+#define SUM_TILE 160                 // floats of a tile's sums: four of a lane, and 16 bytes behind every fourth lane
+#define SUM_PLACES (SHARE > 1 ? 2 : 1)
 #define FOURS (DATA == 0 ? 2 : 1)    // of a lane in a tile
 #define STAGED (GRID ? POLLED : BLOCKS > 1)  // pieces are gathered before they are sent
 #define CHUNK (VECTOR / CHUNKS)      // of an operand that comes from global memory
@@ -42,9 +45,10 @@ struct Args {
 // Bytes of shared memory in its order; _plan.py adds them up too. A matrix reads up to 7 rows past the last.
 #define V_BYTES (((GRID ? RING * CHUNK : VECTOR) + 7 * UNITS) * (int)sizeof(Data))
 #define STAGE_BYTES (STAGED ? PIECE * (int)sizeof(Data) : 0)
-#define SUM_BYTES (WK * NT * 8 * PITCH * 4)
+#define SUMS_OF_STEP (SHARE * WK * OWN_MT * NT * SUM_TILE)
+#define SUM_BYTES (SUM_PLACES * SUMS_OF_STEP * 4)
 #define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
-static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + 32 * ROWS + 16 * RING + 16,
+static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + 32 * ROWS + 16 * RING + 32,
               "_plan.py counts bytes of shared memory otherwise");
 
 struct __align__(16) Row {  // what a row does in a step
@@ -60,8 +64,9 @@ struct Block {
     Four* tiles;
     Row* rows;
     Long *full, *empty;  // barriers: an operand is there, a place for a chunk is free
+    Long* shared_sums;   // two: sums of other blocks are there
     int* failed;
-    int group, member;
+    int group, member, rank;
 };
 
 __device__ __forceinline__ Block place_block() {
@@ -79,9 +84,11 @@ __device__ __forceinline__ Block place_block() {
     memory += 2 * ROWS * sizeof(Row);
     b.full = (Long*)memory;
     b.empty = b.full + RING;
-    b.failed = (int*)(b.full + 2 * RING);
+    b.shared_sums = b.full + 2 * RING;
+    b.failed = (int*)(b.full + 2 * RING + 2);
     b.group = blockIdx.x / BLOCKS;
     b.member = blockIdx.x % BLOCKS;
+    b.rank = b.member % SHARE;
     return b;
 }
 

@@ -3,6 +3,9 @@
 // Warp (wm, wk) has tiles [wm MPW, + MPW) of rows and of every chunk of the operand tiles [wk KPC, + KPC) of
 // columns: the first REGS of the latter in registers, the next SHARED in shared memory, the rest comes from global
 // memory at every step. Sums of the warps that share rows meet in shared memory.
+//
+// Where SHARE blocks of a grid share columns, each multiplies the rows of all of them, and sends the sums to the blocks
+// that own the rows. A block may be a step ahead of another one of them, no more, so there are two places for sums.
 
 // Sums of every SPLIT-th tile: a product waits for the one before it in the same sum, and four hide that.
 #define SPLIT (DATA == 0 || MPW * NT > 2 ? 1 : 4 / (MPW * NT))
@@ -11,9 +14,10 @@ struct Held {
     Four tile[MPW][REGS > 0 ? REGS : 1][FOURS];
 };
 
-// A tile as `arrange` of _launch.py lays it out.
-__device__ __forceinline__ const Four* tile_at(const Args& args, int member, int m, int k) {
-    return args.weight + (((Long)member * MT + m) * KT + k) * (32 * FOURS) + threadIdx.x % 32 * FOURS;
+// A tile as `arrange` of _launch.py lays it out: by blocks that own rows, tiles of rows and all tiles of columns.
+__device__ __forceinline__ const Four* tile_at(const Args& args, const Block& b, int m, int k) {
+    Long row = (Long)(b.member - b.rank + m / OWN_MT) * OWN_MT + m % OWN_MT;
+    return args.weight + ((row * SHARE + b.rank) * KT + k) * (32 * FOURS) + threadIdx.x % 32 * FOURS;
 }
 
 // Tile i of a warp: its place in the chunk, and whether there is one.
@@ -26,7 +30,7 @@ __device__ __forceinline__ void hold_weights(Held& held, const Block& b, const A
         EACH(i, REGS + SHARED) {
             int inside = inside_chunk(wk, i);
             if (has_tile(inside)) {
-                const Four* from = tile_at(args, b.member, wm * MPW + m, i / KPC * CHUNK_TILES + inside);
+                const Four* from = tile_at(args, b, wm * MPW + m, i / KPC * CHUNK_TILES + inside);
                 EACH(f, FOURS) {
                     if (i < REGS) {
                         held.tile[m][i][f] = load_stream(from + f);
@@ -90,7 +94,24 @@ __device__ __forceinline__ void load_operand(unsigned (*b)[2], const Data* v, in
 __device__ __forceinline__ void finish(float* sum, float* d) { EACH(i, 4) d[i] = sum[i]; }
 #endif
 
-// Sums of this warp's tiles, stored as sums[wk][row of the batch][row of the weights].
+__device__ __forceinline__ float* sums_of(const Block& b, int step) {
+    return b.sums + (SUM_PLACES > 1 ? (step & 1) * SUMS_OF_STEP : 0);
+}
+
+// The bytes of other blocks' sums in a step; one thread.
+__device__ __forceinline__ void announce_sums(const Block& b, int step) {
+    bar_expect(b.shared_sums + (step & 1), (SHARE - 1) * WK * OWN_MT * NT * 512);
+}
+
+// Waits for other blocks' sums; all threads. False if that took too long.
+__device__ __forceinline__ bool receive_sums(const Args& args, const Block& b, int step) {
+    if (SHARE == 1) return true;
+    bool came = wait_for(args, b.shared_sums + (step & 1), step >> 1 & 1);
+    if (threadIdx.x == 0 && came) announce_sums(b, step + 2);
+    return came;
+}
+
+// Sums of this warp's tiles, as sums[rank of who multiplied][wk][tile][8 rows of the batch][lane][4].
 // `came` is false where the operand did not come.
 __device__ __forceinline__ void multiply_all(const Held& held, const Args& args, const Block& b, int step, bool& came) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
@@ -100,7 +121,7 @@ __device__ __forceinline__ void multiply_all(const Held& held, const Args& args,
     EACH(i, KPW) {
         if (i % KPC == 0) v = enter_chunk(args, b, step, i / KPC, came);
         int inside = inside_chunk(wk, i);
-        if (has_tile(inside)) {
+        if (!EMPTY && has_tile(inside)) {
 #if DATA != 0
             unsigned columns[NT][2];
             load_operand(columns, v, inside);
@@ -113,7 +134,7 @@ __device__ __forceinline__ void multiply_all(const Held& held, const Args& args,
                     } else if (i < REGS + SHARED) {
                         a[f] = b.tiles[(((warp * MPW + m) * SHARED + i - REGS) * FOURS + f) * 32 + lane];
                     } else {
-                        a[f] = load_stream(tile_at(args, b.member, wm * MPW + m, i / KPC * CHUNK_TILES + inside) + f);
+                        a[f] = load_stream(tile_at(args, b, wm * MPW + m, i / KPC * CHUNK_TILES + inside) + f);
                     }
                 }
 #if DATA == 0
@@ -131,15 +152,24 @@ __device__ __forceinline__ void multiply_all(const Held& held, const Args& args,
             float d[4];
             EACH(s, SPLIT - 1) EACH(i, SUMS) sum[0][m][j][i] += sum[s + 1][m][j][i];
             finish(sum[0][m][j], d);
-            float* to = b.sums + (wk * NT * 8 + 8 * j + 2 * q) * PITCH + (wm * MPW + m) * 16 + r;
-            to[0] = d[0], to[PITCH] = d[1], to[8] = d[2], to[PITCH + 8] = d[3];
+            int tile = wm * MPW + m, owner = tile / OWN_MT;
+            int place = ((b.rank * WK + wk) * OWN_MT + tile % OWN_MT) * NT + j;
+            Four* to = (Four*)(sums_of(b, step) + place * SUM_TILE + r * 20 + q * 4);
+            Four four = {__float_as_uint(d[0]), __float_as_uint(d[1]), __float_as_uint(d[2]), __float_as_uint(d[3])};
+            if (SHARE == 1 || owner == b.rank) {
+                *to = four;
+            } else {
+                push_four(to, four, b.shared_sums + (step & 1), owner);
+            }
         }
     }
 }
 
-// The product's row m for a row of the batch.
-__device__ __forceinline__ float sum_of(const Block& b, int row, int m) {
+// The product's row m of own units for a row of the batch.
+__device__ __forceinline__ float sum_of(const Block& b, int step, int row, int m) {
+    int lane = m % 8 * 20 + row % 8 / 2 * 4, number = m / 8 % 2 * 2 + row % 2;
+    const float* from = sums_of(b, step) + (m / 16 * NT + row / 8) * SUM_TILE + lane + number;
     float total = 0.f;
-    EACH(k, WK) total += b.sums[(k * NT * 8 + row) * PITCH + m];
+    EACH(k, SHARE * WK) total += from[k * OWN_MT * NT * SUM_TILE];
     return total;
 }

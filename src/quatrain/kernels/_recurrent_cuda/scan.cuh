@@ -24,6 +24,18 @@ __device__ __forceinline__ bool element(int i, int& row, int& u) {
     return EACH_THREAD * THREADS == ELEMENTS || e < ELEMENTS;
 }
 
+// What is needed of a step but for its product; some steps later will find theirs in L2.
+__device__ __forceinline__ void read_all(In* in, const Args& args, const Block& b, const Row* rows) {
+    int row, u;
+    EACH(i, EACH_THREAD) {
+        int unit;
+        if (!EMPTY && element(i, row, u) && rows[row].at >= 0 && (unit = b.member * UNITS + u) < args.width) {
+            read(in[i], args, rows[row], unit);
+            if (u % 16 == 0) read_later(args, rows[row], unit);
+        }
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Args args) {
     Block b = place_block();
     int thread = threadIdx.x;
@@ -31,9 +43,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
     hold_weights(held, b, args);
     if (thread == 0) {
         *b.failed = 0;
-        for (int i = 0; i < RING; ++i) bar_init(b.full + i, 1), bar_init(b.empty + i, GRID ? WM * WK * CLUSTER : 1);
+        for (int i = 0; i < RING; ++i) bar_init(b.full + i, 1), bar_init(b.empty + i, GRID ? WM * WK : 1);
+        bar_init(b.shared_sums, 1), bar_init(b.shared_sums + 1, 1);
         bar_publish();
         if (!GRID && BLOCKS > 1) announce(b, 0), announce(b, 1);
+        if (SHARE > 1) announce_sums(b, 0), announce_sums(b, 1);
     }
     Walk mine;
     if (thread < ROWS) {
@@ -55,16 +69,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
     }
     send(args, b, 0);
 
+    In in[EACH_THREAD];  // read a step ahead
+    read_all(in, args, b, b.rows);
     bool more = true;
     for (int step = 0; more; ++step) {
         const Row *now = b.rows + (step & 1) * ROWS, *next = b.rows + (step + 1 & 1) * ROWS;
-        In in[EACH_THREAD];
-        EACH(i, EACH_THREAD) {
-            if (!EMPTY && element(i, row, u) && now[row].at >= 0 && b.member * UNITS + u < args.width) {
-                read(in[i], args, now[row], b.member * UNITS + u);
-                if (u % 16 == 0) read_later(args, now[row], b.member * UNITS + u);
-            }
-        }
         bool alive = false;
         if (thread < ROWS) {
             Row then = walk(mine, args);
@@ -72,17 +81,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
             alive = then.at >= 0;
         }
         bool came = receive(args, b, step);
-        if (EMPTY) {
-            for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-                enter_chunk(args, b, step, chunk, came);
-                leave_chunk(b, chunk);
-            }
-        } else {
-            multiply_all(held, args, b, step, came);
-        }
+        multiply_all(held, args, b, step, came);
+        came = came && receive_sums(args, b, step);
         if (!came) *b.failed = 1;
         more = __syncthreads_or(alive);
         if (*b.failed) break;
+        In then[EACH_THREAD];
+        if (more) read_all(then, args, b, next);
         Done done[EACH_THREAD];
         Row was[EACH_THREAD];  // the next step's rows may take this one's place in shared memory
         EACH(i, EACH_THREAD) {
@@ -90,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
                 EACH(g, GATES) out[g] = 0.f;
                 was[i] = now[row];
                 if (!EMPTY && was[i].at >= 0 && b.member * UNITS + u < args.width) {
-                    done[i] = work(args, b, state[i], in[i], was[i], row, u, out);
+                    done[i] = work(args, b, step, state[i], in[i], was[i], row, u, out);
                     if (!LATER) record(args, done[i], was[i], b.member * UNITS + u);
                 }
                 if (more) prepare(args, b, state[i], next[row], piece_of(args, b, step + 1), row, u, out);
@@ -104,6 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
                 }
             }
         }
+        EACH(i, EACH_THREAD) in[i] = then[i];
     }
     EACH(i, EACH_THREAD) {
         if (*b.failed) state[i].bias = __int_as_float(0x7fc00000);

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from quatrain.config.schema import digest, to_dict
 from quatrain.lab.paper._generator import Generator, length_of
-from quatrain.lab.paper._score import Score, add, loss
+from quatrain.lab.paper._score import Score, add, asked_loss, asked_only
 from quatrain.lab.paper.recipe import Training
 from quatrain.model.sequence import SequenceModel
-from quatrain.train import _carry
 from quatrain.train.config import RunConfig
-from quatrain.train.feed import Autocast, Feed, Look
+from quatrain.train.feed import Autocast, Feed, Look, Work, one_batch
 
 VALID = 0  # seed of the validation and test parts: the same sequences for every seed of training
 
@@ -58,16 +57,20 @@ class GeneratorFeed:
 
     def backward(self, model: SequenceModel, step: int, autocast: Autocast) -> tuple[float, int]:
         """One batch, of one length."""
+        return one_batch(self, model, step, autocast)
+
+    def draw(self, step: int) -> Work:
+        """One batch, of one length; a step's length is the same for every model."""
         seed, rows = self.settings.seed, self.data.training.batch
         length = length_of(self.lengths, seed, step)
         generator = self.data.generator
         batch = generator.batch(seed, step, "train", rows, length)
-        state = None if generator.begins(step, rows, length) else self.carry[0]
-        with autocast():
-            found, state = loss(model, batch, state, keep_state=self.carries)
-        torch.autograd.backward(found)
-        self.carry[0] = _carry.detach(state) if self.carries else None
-        return found.item(), rows * length
+        return Work(asked_only(batch), rows * length, generator.begins(step, rows, length))
+
+    def loss(self, model: SequenceModel, tensors: tuple[Tensor, ...], state: Any) -> tuple[Tensor, Any]:
+        """Mean loss where something is asked."""
+        found, after = asked_loss(model, tensors, state, keep_state=self.carries)
+        return found, after if self.carries else None
 
     def look(self, model: SequenceModel) -> Look:
         """The same validation sequences every time."""

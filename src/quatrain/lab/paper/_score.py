@@ -137,21 +137,33 @@ def _pieces(model: SequenceModel, inputs: Tensor, steps: int) -> Iterable[tuple[
         yield at, x
 
 
-def loss(
-    model: SequenceModel, batch: Batch, state: Any = None, *, keep_state: bool = False
-) -> tuple[Tensor, Any]:
-    """Mean loss of a batch, for training, and the state after it: the head is asked where a target stands."""
-    x, after = model.hidden(to_device(batch.inputs, model.device), state, keep_state=keep_state)
+def loss(model: SequenceModel, batch: Batch) -> Tensor:
+    """Mean loss of a batch, for training."""
+    tensors = tuple(to_device(tensor, model.device) for tensor in asked_only(batch))
+    return asked_loss(model, tensors)[0]
+
+
+def asked_only(batch: Batch) -> tuple[Tensor, ...]:
+    """Inputs, the targets that stand, ``(n,)``, and, unless that is all, their places in ``(B T)``."""
     flat = batch.targets.flatten()
     where = batch.asked().flatten().nonzero()[:, 0]
-    if len(where) < len(flat):
-        x = x.flatten(0, 1).index_select(0, to_device(where, model.device))
-        flat = flat[where]
-    flat = to_device(flat, model.device)
-    if flat.is_floating_point():
-        return _losses(model.logits(x).flatten(0, -2), flat).mean(), after
+    return (batch.inputs, flat[where], where) if len(where) < len(flat) else (batch.inputs, flat)
+
+
+def asked_loss(
+    model: SequenceModel, tensors: tuple[Tensor, ...], state: Any = None, *, keep_state: bool = False
+) -> tuple[Tensor, Any]:
+    """Mean loss of what `asked_only` gave, on the model's device, and the state after it: the head is asked
+    where a target stands."""
+    inputs, targets, *where = tensors
+    x, after = model.hidden(inputs, state, keep_state=keep_state)
+    x = x.flatten(0, 1)
+    if where:
+        x = x.index_select(0, where[0])
+    if targets.is_floating_point():
+        return _losses(model.logits(x), targets).mean(), after
     bias = None if model.head is None else model.head.bias
-    return chunked_cross_entropy(x.flatten(0, -2), model.head_weight, flat, bias), after
+    return chunked_cross_entropy(x, model.head_weight, targets, bias), after
 
 
 def _losses(output: Tensor, targets: Tensor) -> Tensor:

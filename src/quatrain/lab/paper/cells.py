@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -22,8 +23,10 @@ from quatrain.lab.paper.recipe import Contestant, Recipe
 from quatrain.model.config import ModelConfig
 from quatrain.model.sequence import SequenceModel
 from quatrain.train import run_dir
+from quatrain.train._signals import StopSignals
+from quatrain.train.company import Company, Steps, drive
 from quatrain.train.config import RunConfig, TrainConfig
-from quatrain.train.loop import train
+from quatrain.train.loop import stepwise
 
 Row = dict[str, Any]
 Events = Callable[[Row], None]
@@ -126,12 +129,18 @@ def perform(recipe: Recipe, job: Job, out: Path, device: str, events: Events) ->
     What a user can mend (a full disk, too little memory, a damaged checkpoint) comes back as "failed" with
     its reason, so that one cell does not end the others. A signal passes through.
     """
+    with StopSignals() if job.kind == "train" else nullcontext(StopSignals()) as stop:
+        return drive(performing(recipe, job, out, device, events, Company(stop)))
+
+
+def performing(
+    recipe: Recipe, job: Job, out: Path, device: str, events: Events, company: Company
+) -> Steps[Row]:
+    """`perform`, halting in every training step, beside the other runs of its company."""
     try:
-        return (
-            _train(recipe, job, out, device, events)
-            if job.kind == "train"
-            else _test(recipe, job, out, device)
-        )
+        if job.kind == "test":
+            return _test(recipe, job, out, device)
+        return (yield from _train(recipe, job, out, device, events, company))
     except DivergedError as error:
         return {"status": "diverged", "reason": str(error).partition("; last good")[0]}
     except (QuatrainError, OSError, MemoryError, RuntimeError) as error:
@@ -139,12 +148,12 @@ def perform(recipe: Recipe, job: Job, out: Path, device: str, events: Events) ->
         return {"status": "failed", "reason": reason}
 
 
-def _train(recipe: Recipe, job: Job, out: Path, device: str, events: Events) -> Row:
+def _train(recipe: Recipe, job: Job, out: Path, device: str, events: Events, company: Company) -> Steps[Row]:
     generator = generator_of(recipe)
     config, where = run_config(recipe, job, generator), path(out, job)
     data = Drawn(recipe.task, generator, recipe.train)
     began = perf_counter()
-    result = train(config, where, events, data=data, threads=1, device=device)
+    result = yield from stepwise(config, where, events, data=data, threads=1, device=device, company=company)
     seconds = perf_counter() - began
     progress = result.progress
     if not isfinite(progress.best_valid):

@@ -10,6 +10,8 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+import torch
+
 from quatrain.config.check import check
 from quatrain.config.schema import digest, to_dict
 from quatrain.config.toml import load_toml
@@ -19,6 +21,7 @@ from quatrain.lab._study import summary
 from quatrain.lab.journal import Journal
 from quatrain.lab.paper import cells
 from quatrain.lab.paper.cells import Job
+from quatrain.lab.paper.fleet import Fleet
 from quatrain.lab.paper.pool import Here, Pool, Processes
 from quatrain.lab.paper.recipe import Recipe
 from quatrain.model.device import choose, name_of
@@ -69,7 +72,8 @@ def reproduce(
         events: called with rows for a display: "plan", "job", "step", "done".
         names, seeds: which cells of the recipe; all of its models, each with its own number of seeds. Others
             may be added later in the same directory.
-        processes: cells at a time; with 1 everything runs in this process.
+        processes: cells at a time, on a CPU in so many processes (with 1 in this one), on a GPU on as many
+            streams of this process.
 
     Raises:
         ConfigError: an unknown model, a length that the task cannot make, another recipe or process in
@@ -92,11 +96,7 @@ def reproduce(
         events({"kind": "plan", "out": str(out), "left": len(run.missing()), "again": again})
         if not again:
             count = min(processes, max(1, len(run.missing())))
-            pool: Pool = (
-                Here(recipe, out, where.type, run.told)
-                if count == 1
-                else Processes(recipe, out, where.type, run.told, count)
-            )
+            pool = _pool(recipe, out, where, run.told, count)
             try:
                 with pool:
                     run.all(pool)
@@ -105,6 +105,17 @@ def reproduce(
                 text = f"stopped; everything is saved in {out}; the same command goes on"
                 raise Interrupted(text, number) from None
         return Outcome(out, run.failed, again)
+
+
+def _pool(
+    recipe: Recipe, out: Path, device: torch.device, events: Callable[[Job, Row], None], count: int
+) -> Pool:
+    """Where cells are done: on a GPU in this process, on a CPU in one for each."""
+    if count == 1:
+        return Here(recipe, out, device.type, events)
+    if device.type == "cuda":
+        return Fleet(recipe, out, device, events, count)
+    return Processes(recipe, out, device.type, events, count)
 
 
 @contextmanager
@@ -142,7 +153,6 @@ def _is_held(lock: Path) -> bool:
 
 def _about(recipe: Recipe, device: str, command: str) -> Iterator[tuple[str, Row]]:
     import numpy
-    import torch
 
     generator = cells.generator_of(recipe)
     here = machine.machine(1) | {"device": device}
@@ -265,8 +275,6 @@ def forecast(recipe: Recipe, names: Sequence[str] = (), seeds: int = 0, steps: i
 
     Cost: ``steps`` + 1 training steps of every model.
     """
-    import torch
-
     from quatrain.lab.paper._score import loss
 
     generator = cells.check(recipe)
@@ -282,7 +290,7 @@ def forecast(recipe: Recipe, names: Sequence[str] = (), seeds: int = 0, steps: i
             times = []
             for _ in range(steps + 1):
                 began = perf_counter()
-                torch.autograd.backward(loss(model, batch)[0])
+                torch.autograd.backward(loss(model, batch))
                 times.append(perf_counter() - began)
             runs = len(contestant.learning_rates) + recipe.runs(name, seeds) - 1
             total += min(times[1:]) * share * runs * (contestant.steps or recipe.train.steps)

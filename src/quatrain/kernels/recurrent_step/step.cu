@@ -1,0 +1,311 @@
+// One step of an RNN, LSTM or GRU layer: both products, the gates and the new states in one launch.
+//
+// A cluster of CLUSTER blocks (one where the batch is small) owns CLUSTER * UNITS units and shares out the columns of
+// x and h among its blocks, so that each block brings only its share of them to shared memory; sums meet there. A warp
+// takes 16 rows of weights in their ordinary layout and 32 columns at a time: lane (r, q) reads 16 bytes, columns 8 q
+// and following, of rows r and r + 8, and of row r of the batch. The matrix unit numbers columns otherwise, but in the
+// same way for both operands, so nothing is rearranged. DEPTH such pieces are on their way at any time; the first set
+// out before x and h are there. float32 is multiplied by FMA.
+//
+// cuda.py sets DATA, KIND, VEC (rows begin at 16 bytes), UNITS, CLUSTER, NT, MPW and WM. Needs _device.cuh,
+// and cluster.cuh and cells.cuh of _recurrent_cuda.
+
+#define THREADS 256
+#define WK (THREADS / 32 / WM)
+#define SUMS (KIND >= 2 ? 4 : 1)  // of a unit; a GRU's candidate has one of x and one of h
+#define OWNED (CLUSTER * UNITS)   // units of a cluster
+#define COLUMNS (8 * NT)          // rows of the batch
+#define PITCH (WM * MPW * 16 + 4)  // of sums: no two lanes in one bank, writing or reading
+#define FOURS (DATA == 0 ? 2 : 1)  // 16 bytes each, of 8 numbers
+#define DEPTH (8 / (MPW * FOURS))
+#define SPLIT (DATA == 0 ? 1 : 2)  // sums of a lane for each number: the matrix unit cuts off instead of rounding
+#define EACH_THREAD ((UNITS * COLUMNS + THREADS - 1) / THREADS)
+
+#ifndef ON_CPU
+// The number at the same place in the shared memory of another block of the cluster.
+__device__ __forceinline__ float read_from(const float* p, int block) {
+    float v;
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address_in(shared_address(p), block)) : "memory");
+    return v;
+}
+#endif
+
+struct Args {  // the same fields in the same order as in cuda.py
+    const Data *x, *in_weight, *in_bias, *weight, *bias;
+    const float *h0, *c0;
+        Data* y;
+    float *h, *c;
+    Long x_row;
+    int batch, in_width, width, clusters;  // clusters: of one part of the batch
+    int pitch;                             // of a row of x and h in shared memory
+};
+
+struct Eight {  // numbers
+    Four of[FOURS];
+};
+
+struct Share {  // chunks of 32 columns of a block: first those of h, then those of x
+    int h_first, h_count, x_first, count;
+};
+
+__device__ __forceinline__ Share share_of(const Args& p, int rank) {
+    int h = (p.width + 31) / 32, x = (p.in_width + 31) / 32;
+    Share s;
+    s.h_first = rank * h / CLUSTER;
+    s.h_count = (rank + 1) * h / CLUSTER - s.h_first;
+    s.x_first = rank * x / CLUSTER;
+    s.count = s.h_count + (rank + 1) * x / CLUSTER - s.x_first;
+    return s;
+}
+
+__device__ __forceinline__ Eight zeros() {
+    Eight e;
+    EACH(f, FOURS) e.of[f] = {0, 0, 0, 0};
+    return e;
+}
+
+// Numbers `at` and following of a row of `size`, 0 past its end.
+__device__ __forceinline__ Eight eight_of(const Data* row, int at, int size) {
+    Eight e = zeros();
+    if (at >= size) return e;
+#if VEC
+    EACH(f, FOURS) e.of[f] = load_stream(row + at + f * (16 / (int)sizeof(Data)));
+#else
+    unsigned word[4 * FOURS];
+    EACH(i, 4 * FOURS) {
+#if DATA == 0
+        word[i] = at + i < size ? (unsigned)__float_as_int(row[at + i]) : 0;
+#else
+        word[i] = join(at + 2 * i < size ? row[at + 2 * i] : 0, at + 2 * i + 1 < size ? row[at + 2 * i + 1] : 0);
+#endif
+    }
+    EACH(f, FOURS) e.of[f] = {word[4 * f], word[4 * f + 1], word[4 * f + 2], word[4 * f + 3]};
+#endif
+    return e;
+}
+
+__device__ __forceinline__ Eight eight_narrowed(const float* row, int at, int size) {
+#if DATA == 0
+    return eight_of(row, at, size);
+#else
+    float v[8];
+    EACH(i, 8) v[i] = 0.f;
+#if VEC
+    if (at < size) {
+        float4 low = *(const float4*)(row + at), high = *(const float4*)(row + at + 4);
+        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+        v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+    }
+#else
+    EACH(i, 8) if (at + i < size) v[i] = row[at + i];
+#endif
+    return {{{narrow_pair(v[0], v[1]), narrow_pair(v[2], v[3]), narrow_pair(v[4], v[5]), narrow_pair(v[6], v[7])}}};
+#endif
+}
+
+struct Rows {  // of weights that a lane reads: gate and unit of each; a unit past the last is negative
+    int gate[MPW][2], unit[MPW][2];
+};
+
+__device__ __forceinline__ Rows rows_of(const Args& p, int wm, int first_unit) {
+    Rows rows;
+    EACH(m, MPW) {
+        EACH(half, 2) {
+            int i = (wm * MPW + m) * 16 + threadIdx.x % 32 / 4 + 8 * half;
+            int unit = first_unit + i % OWNED;
+            rows.gate[m][half] = i / OWNED;
+            rows.unit[m][half] = i < SUMS * OWNED && unit < p.width ? unit : -1;
+        }
+    }
+    return rows;
+}
+
+struct Piece {  // of weights: 16 MPW rows, 32 columns
+    Eight row[MPW][2];
+};
+
+__device__ __forceinline__ void load_piece(Piece& piece, const Args& p, const Share& s, const Rows& rows, int chunk) {
+    bool of_h = chunk < s.h_count;
+    int size = of_h ? p.width : p.in_width;
+    int at = (of_h ? s.h_first + chunk : s.x_first + chunk - s.h_count) * 32 + threadIdx.x % 4 * 8;
+    const Data* from = of_h ? p.weight : p.in_weight;
+    EACH(m, MPW) {
+        EACH(half, 2) {
+            int gate = rows.gate[m][half], unit = rows.unit[m][half];
+            bool there = unit >= 0 && chunk < s.count;
+#if KIND == 3
+            there = there && gate != (of_h ? 2 : 3);
+            gate = min(gate, 2);
+#endif
+            piece.row[m][half] =
+                there ? eight_of(from + ((Long)gate * p.width + unit) * size, at, size) : zeros();
+        }
+    }
+}
+
+// The block's columns of x and h for its rows of the batch; a thread asks for BATCH pieces before it stores any.
+#define BATCH (NT < 8 ? NT : 8)
+__device__ __forceinline__ void bring_operand(const Args& p, const Share& s, Data* operand, int first_row) {
+    int pieces = s.count * 4, of_h = s.h_count * 4, total = min(COLUMNS, p.batch - first_row) * pieces;
+    for (int e = threadIdx.x; e < total; e += BATCH * THREADS) {
+        Eight v[BATCH];
+        EACH(i, BATCH) {
+            int n = (e + i * THREADS) / pieces, k = (e + i * THREADS) % pieces;
+            Long row = first_row + n;
+            if (e + i * THREADS >= total) continue;
+            v[i] = k < of_h ? eight_narrowed(p.h0 + row * p.width, s.h_first * 32 + 8 * k, p.width)
+                            : eight_of(p.x + row * p.x_row, s.x_first * 32 + 8 * (k - of_h), p.in_width);
+        }
+        EACH(i, BATCH) {
+            int n = (e + i * THREADS) / pieces, k = (e + i * THREADS) % pieces;
+            if (e + i * THREADS < total) *(Eight*)(operand + n * p.pitch + 8 * k) = v[i];
+        }
+    }
+}
+
+#if DATA == 0
+#define LANE_SUMS 16  // a lane multiplies its 8 columns for 8 rows of the batch; the four lanes of a row add up at the end
+
+__device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS], const Piece& piece, const Data* v,
+                                               int pitch) {
+    EACH(j, NT) {
+        EACH(n, 8) {
+            const float4* at = (const float4*)(v + (8 * j + n) * pitch);
+            EACH(f, 2) {
+                float4 b = at[f];
+                EACH(m, MPW) {
+                    EACH(half, 2) {
+                        Four a = piece.row[m][half].of[f];
+                        float s = sum[m][j][0][2 * n + half];
+                        s = fmaf(__uint_as_float(a.x), b.x, s);
+                        s = fmaf(__uint_as_float(a.y), b.y, s);
+                        s = fmaf(__uint_as_float(a.z), b.z, s);
+                        sum[m][j][0][2 * n + half] = fmaf(__uint_as_float(a.w), b.w, s);
+                    }
+                }
+            }
+        }
+    }
+}
+
+__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
+    fold<16, 4, 1>(sum[0], threadIdx.x % 32);  // lane q of a row: columns 2 q and 2 q + 1
+    d[0] = sum[0][0], d[2] = sum[0][1], d[1] = sum[0][2], d[3] = sum[0][3];
+}
+#else
+#define LANE_SUMS 4
+
+__device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS], const Piece& piece, const Data* v,
+                                               int pitch) {
+    EACH(j, NT) {
+        Four b = *(const Four*)(v + (8 * j + threadIdx.x % 32 / 4) * pitch);
+        unsigned first[2] = {b.x, b.y}, second[2] = {b.z, b.w};
+        EACH(m, MPW) {
+            Four low = piece.row[m][0].of[0], high = piece.row[m][1].of[0];
+            multiply(sum[m][j][0], Four{low.x, high.x, low.y, high.y}, first);
+            multiply(sum[m][j][SPLIT - 1], Four{low.z, high.z, low.w, high.w}, second);
+        }
+    }
+}
+
+__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
+    EACH(i, 4) d[i] = sum[0][i] + (SPLIT > 1 ? sum[SPLIT - 1][i] : 0.f);
+}
+#endif
+
+struct Mine {  // a unit of a row of the batch, for the gates: one of this block's own
+    int unit, row;
+    Unit state;
+    float bias[SUMS];
+};
+
+__device__ __forceinline__ Mine mine_of(const Args& p, int e, int first_unit, int first_row) {
+    Mine m;
+    m.unit = first_unit + e % UNITS, m.row = first_row + e / UNITS;
+    EACH(i, SUMS) m.bias[i] = 0.f;
+    m.state = {0.f, 0.f, 0.f};
+    if (e >= UNITS * COLUMNS || m.unit >= p.width || m.row >= p.batch) {
+        m.unit = -1;
+        return m;
+    }
+    if (p.in_bias) EACH(g, GATES) m.bias[g] = widen(p.in_bias[g * p.width + m.unit]);
+#if KIND == 3
+    if (p.bias) m.bias[3] = widen(p.bias[m.unit]);
+#endif
+    Long at = (Long)m.row * p.width + m.unit;
+    m.state.h = p.h0[at];
+    if (CELL) m.state.c = p.c0[at];
+    return m;
+}
+
+// The sums of all warps and blocks for one of this block's units.
+__device__ __forceinline__ float sum_of(const float* sums, int n, int row) {
+    float total = 0.f;
+    EACH(k, WK) {
+        const float* from = sums + (k * COLUMNS + n) * PITCH + row;
+#if CLUSTER > 1
+        EACH(b, CLUSTER) total += read_from(from, b);
+#else
+        total += *from;
+#endif
+    }
+    return total;
+}
+
+__device__ __forceinline__ void finish_unit(const Args& p, Mine& m, const float* sums, int n, int row) {
+    float z[4];
+    EACH(g, SUMS) z[g] = sum_of(sums, n, g * OWNED + row) + m.bias[g];
+    advance(m.state, z, z[SUMS - 1]);
+    Long at = (Long)m.row * p.width + m.unit;
+    p.y[at] = narrow(m.state.h);
+    p.h[at] = m.state.h;
+    if (CELL) p.c[at] = m.state.c;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, DATA != 0 && NT == 1 ? 2 : 1) recurrent_step(const Args p) {
+    const int rank = blockIdx.x % CLUSTER, cluster = blockIdx.x / CLUSTER;
+    const int first_unit = cluster % p.clusters * OWNED, first_row = cluster / p.clusters * COLUMNS;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
+    const Share share = share_of(p, rank);
+    const Rows rows = rows_of(p, wm, first_unit);
+    Data* operand = (Data*)shared_memory;
+    float* sums = (float*)shared_memory;  // in the place of the operand, when all have read it
+
+    Piece piece[DEPTH];
+    EACH(d, DEPTH) load_piece(piece[d], p, share, rows, wk + d * WK);
+    Mine mine[EACH_THREAD];
+    EACH(i, EACH_THREAD) mine[i] = mine_of(p, threadIdx.x + i * THREADS, first_unit + rank * UNITS, first_row);
+    bring_operand(p, share, operand, first_row);
+    __syncthreads();
+
+    float sum[MPW][NT][SPLIT][LANE_SUMS];
+    EACH(m, MPW) EACH(j, NT) EACH(s, SPLIT) EACH(i, LANE_SUMS) sum[m][j][s][i] = 0.f;
+    for (int first = wk; first < share.count; first += DEPTH * WK) {
+        EACH(d, DEPTH) {
+            int chunk = first + d * WK;
+            if (chunk < share.count) multiply_piece(sum, piece[d], operand + chunk * 32 + lane % 4 * 8, p.pitch);
+            load_piece(piece[d], p, share, rows, chunk + DEPTH * WK);
+        }
+    }
+    __syncthreads();
+    EACH(m, MPW) {
+        EACH(j, NT) {
+            float d[4];
+            finish(sum[m][j], d);
+            float* to = sums + (wk * COLUMNS + 8 * j + lane % 4 * 2) * PITCH + (wm * MPW + m) * 16 + lane / 4;
+            to[0] = d[0], to[PITCH] = d[1], to[8] = d[2], to[PITCH + 8] = d[3];
+        }
+    }
+#if CLUSTER > 1
+    cluster_sync();
+#else
+    __syncthreads();
+#endif
+    EACH(i, EACH_THREAD) {
+        int e = threadIdx.x + i * THREADS;
+        if (mine[i].unit >= 0) finish_unit(p, mine[i], sums, e / UNITS, rank * UNITS + e % UNITS);
+    }
+#if CLUSTER > 1
+    cluster_sync();  // a block stays while others read its sums
+#endif
+}
