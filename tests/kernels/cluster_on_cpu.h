@@ -263,7 +263,6 @@ static inline void store_relaxed(F* p, F v) {
     *p = v;
 }
 static inline void fence_device() {}
-static inline void prefetch(const void*) {}
 
 static inline float from_half(unsigned short x) {
     _Float16 h;

@@ -17,7 +17,6 @@ from quatrain.kernels._recurrent import GRU, LSTM, RNN, weight_grad
 from quatrain.kernels._recurrent_cuda._launch import Inputs, Launch, results, status
 from quatrain.kernels._recurrent_cuda._plan import KINDS, Problem, plan
 
-UNMEASURED = "not yet measured on a GPU; runs if asked for by name"
 _OLDEST = (9, 0)
 _KINDS = {"rnn_tanh": RNN, "rnn_relu": RNN, "lstm": LSTM, "gru": GRU}
 

@@ -142,6 +142,7 @@ class Launch:
             ("KIND", self.number),
             ("BACK", int(self.back)),
             *self.plan.defines(),
+            ("FULL", int(self.plan.blocks * self.plan.units == self.width)),
             ("KEEP", int(keep)),
             ("FLUSH", int(flush)),
             ("EMPTY", int(empty)),

@@ -24,18 +24,15 @@ _HELD = 160  # registers for weights, less what sums and elements take; ptxas ne
 _PLACES_BYTES = 8 << 20  # of operands that lie in L2 at a time
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
-# Costs in us, fitted to what `benchmarks/gpu_rnn.py --tune` measured on an H100 (README.md). `_EMPTY`: a step
-# without product by blocks of a cluster.
-_EMPTY = ((1, 0.10), (2, 0.25), (4, 0.31), (8, 0.34), (16, 0.36))
-_CLUSTER_KB = 0.02  # what a KB received adds
-_POLLED, _POLLED_KB, _POLLED_MORE = 0.85, 0.045, 0.02  # up to 32 KB, and beyond
-_GRID, _GRID_KB, _RING = 2.3, 0.012, 2.2
-_REST = 0.35  # gates and barriers
-_SUMS, _SUMS_KB = 0.15, 0.02  # sums that blocks send each other
-_TILE_PRODUCT = 1.6 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
-_CHAIN = 33 / 1755  # of the same, where it waits for the one before
-_FMA_PRODUCT = 16.0 / 1755
-_SHARED_KB, _L2_KB = 8.0 / 1755, 1 / 4000  # the latter by all blocks together
+# Costs in us, fitted to what `benchmarks/gpu_rnn.py --tune` measured on one H100: 168 plans, 7 % off.
+_CLUSTER, _LARGE_CLUSTER, _CLUSTER_KB = 0.43, 0.06, 0.032  # exchange; of more than 8 blocks; for a KB
+_POLLED, _POLLED_KB, _POLLED_MORE = 0.85, 0.06, 0.028  # up to 8 KB, for a KB up to 16, for a KB beyond
+_COUNTED, _COUNTED_KB, _CHUNK_KB, _RING = 2.1, 0.006, 0.015, 1.24  # last: where places are used again
+_SUMS, _SUMS_KB = 0.13, 0.042  # sums that blocks send each other
+_PRODUCT, _FMA_PRODUCT = 1.15 / 1755, 11.4 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
+_WAIT = 23 / 1755  # of a product for the one before it in the same sum
+_SHARED_KB, _L2_KB = 0.0038, 0.00027  # read in a block; by all blocks together
+_ELEMENT, _CELL, _BACK = 0.28, 0.07, 0.05  # a thread's units; an LSTM's or GRU's gates; backwards
 
 
 @dataclass(frozen=True)
@@ -238,7 +235,7 @@ def shared_bytes(problem: Problem, made: Plan) -> int:
     stage = problem.parts * made.units * made.rows * size if staged else 0
     sums = share * across * columns * problem.row_gates * made.units // 16 * 640 * (2 if share > 1 else 1)
     tiles = down * across * made.tiles[0] * made.shared * (size // 2) * 512
-    return (1 if made.grid else 2) * v + stage + sums + tiles + 2 * made.rows * 16 + 16 * made.chunks[1] + 32
+    return (1 if made.grid else 2) * v + stage + sums + tiles + 48 * made.rows + 16 * made.chunks[1] + 32
 
 
 def _cost(problem: Problem, made: Plan, streamed: int) -> float:
@@ -248,23 +245,23 @@ def _cost(problem: Problem, made: Plan, streamed: int) -> float:
     down, across = made.warps
     columns = -(-made.rows // 8)
     kept = down * across * made.tiles[0]  # tiles in a column of all warps
-    product = kept * made.tiles[1] * columns * (_TILE_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
+    product = kept * made.tiles[1] * columns * (_PRODUCT if problem.size == 2 else _FMA_PRODUCT)
     waits = 1 if made.tiles[0] * columns > 2 else 4 // (made.tiles[0] * columns)  # SPLIT of product.cuh
-    product = max(product, _CHAIN * made.tiles[1] / waits)
+    step = max(product, _WAIT * made.tiles[1] / waits)
     reads = down * columns * 8 / made.rows * received
     sums = share * across * columns * problem.row_gates * made.units / 32
-    product += (reads + made.shared * kept * problem.size / 4 + 2 * sums) * _SHARED_KB
-    product += streamed / 1024 * made.blocks * made.groups * _L2_KB
+    step += (reads + made.shared * kept * problem.size / 4 + 2 * sums) * _SHARED_KB
+    step += streamed / 1024 * made.blocks * made.groups * _L2_KB
     if share > 1:
-        product += _SUMS + _SUMS_KB * sums
-    if not made.grid:
-        step = next(us for blocks, us in _EMPTY if made.blocks <= blocks) + product
-        step += _CLUSTER_KB * received if made.blocks > 1 else 0
-    elif made.polled:
-        step = _POLLED + _POLLED_KB * min(received, 32) + _POLLED_MORE * max(0, received - 32) + product
-    else:
-        arrival, pieces = _GRID_KB * received, made.chunks[0]
-        step = _GRID + max(arrival, product) + min(arrival, product) / pieces
-        step += _RING * (pieces / made.chunks[1] - 1)
+        step += _SUMS + _SUMS_KB * sums
+    if made.polled:
+        step += _POLLED + _POLLED_KB * max(0, min(received, 16) - 8) + _POLLED_MORE * max(0, received - 16)
+    elif made.grid:
+        step += _COUNTED + (_COUNTED_KB + _CHUNK_KB / made.chunks[0]) * received
+        step += _RING * (made.chunks[0] / made.chunks[1] - 1)
+    elif made.blocks > 1:
+        step += _CLUSTER + _LARGE_CLUSTER * (made.blocks > 8) + _CLUSTER_KB * received
+    step += _ELEMENT * -(-made.units * made.rows // made.threads)
+    step += (_CELL + 0.12 * problem.back) * (problem.kind >= 2) + _BACK * problem.back
     turns = -(-problem.sequences // (made.groups * made.rows))
-    return (step + _REST) * turns
+    return step * turns

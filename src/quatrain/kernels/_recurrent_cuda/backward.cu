@@ -8,23 +8,16 @@ struct In {
 
 __device__ __forceinline__ void read(In& in, const Args& args, const Row& now, int unit) {
     if (now.flags & BEHIND) return;
-    Long at = now.at * args.width + unit;
-    in.dy = args.dy[now.at * args.dy_step + unit];
-    EACH(g, KEPT) in.gates[g] = args.gates[(now.at * KEPT + g) * args.width + unit];
-    if (CELL) in.now = args.cells[at];
+    in.dy = args.dy[now.in + unit];
+    const Kept* gates = args.gates + now.out * KEPT;
+    EACH(g, KEPT) in.gates[g] = gates[g * args.width + unit];
+    const float* cells = args.cells + now.out + unit;
+    if (CELL) in.now = *cells;
     if (WIDE) {
         const float* start = CELL ? args.c0 : args.h0;
         bool there = !(now.flags & LAST);
-        in.before = there ? args.cells[at - args.width] : start ? start[(Long)now.sequence * args.width + unit] : 0.f;
+        in.before = there ? cells[-args.width] : start ? start[(Long)now.sequence * args.width + unit] : 0.f;
     }
-}
-
-__device__ __forceinline__ void read_later(const Args& args, const Row& now, int unit) {
-    Long later = now.at - 4;
-    if (later < 0) return;
-    prefetch(args.dy + later * args.dy_step + unit);
-    EACH(g, KEPT) prefetch(args.gates + (later * KEPT + g) * args.width + unit);
-    if (WIDE) prefetch(args.cells + later * args.width + unit);
 }
 
 struct Done {  // what a step leaves behind: cotangents of the drives, or of the initial state
@@ -58,8 +51,9 @@ __device__ __forceinline__ void record(const Args& args, const Done& done, const
         if (CELL) args.dc0[to] = done.c;
         return;
     }
-    EACH(g, GATES) args.dx[(now.at * GATES + g) * args.width + unit] = narrow(done.z[g]);
-    if (KIND == 3) args.dinner[now.at * args.width + unit] = narrow(done.inner);
+    Data* dx = args.dx + now.out * GATES;
+    EACH(g, GATES) dx[g * args.width + unit] = narrow(done.z[g]);
+    if (KIND == 3) args.dinner[now.out + unit] = narrow(done.inner);
 }
 
 // Before the last step of a sequence: nothing came through the product yet.

@@ -104,7 +104,6 @@ __device__ __forceinline__ void store_relaxed(Four* p, Four v) {
                  : "memory");
 }
 __device__ __forceinline__ void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
-__device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Float16, whatever the data's type.
 __device__ __forceinline__ float from_half(unsigned short x) {

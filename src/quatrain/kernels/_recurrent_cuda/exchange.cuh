@@ -79,9 +79,7 @@ __device__ __forceinline__ void leave_chunk(const Block& b, int chunk) {
 }
 
 #define EMPTY_WORD 0xffffffffu
-__device__ __forceinline__ bool is_there(const Four& v) {
-    return v.x != EMPTY_WORD && v.y != EMPTY_WORD && v.z != EMPTY_WORD && v.w != EMPTY_WORD;
-}
+__device__ __forceinline__ bool is_there(const Four& v) { return max(max(v.x, v.y), max(v.z, v.w)) != EMPTY_WORD; }
 
 // A NaN may have all bits set: another one says the same.
 __device__ __forceinline__ unsigned filled(unsigned word) { return word == EMPTY_WORD ? 0x7fff7fffu : word; }
@@ -114,7 +112,7 @@ __device__ __forceinline__ bool poll(const Args& args, const Block& b, int step)
         EACH(i, AT_ONCE) {
             int at = first + i * THREADS;
             if (at < COUNT) {
-                came = came && ask(args, v[i], from + at);
+                if (!is_there(v[i])) came = came && ask(args, v[i], from + at);
                 ((Four*)b.v)[at] = v[i];
             }
         }

@@ -5,13 +5,8 @@ struct In {  // what is read of a step before its product is there
 };
 
 __device__ __forceinline__ void read(In& in, const Args& args, const Row& now, int unit) {
-    const Data* from = args.x + now.at * args.x_step + unit;
-    EACH(g, GATES) in.drive[g] = from[(Long)g * args.width];
-}
-
-__device__ __forceinline__ void read_later(const Args& args, const Row& now, int unit) {
-    Long later = now.at + 4;  // another sequence's data do no harm
-    if (later < args.tokens) EACH(g, GATES) prefetch(args.x + later * args.x_step + (Long)g * args.width + unit);
+    const Data* from = args.x + now.in;
+    EACH(g, GATES) in.drive[g] = from[g * args.width + unit];
 }
 
 struct Done {  // what a step leaves behind
@@ -38,10 +33,11 @@ __device__ __forceinline__ Done work(
 }
 
 __device__ __forceinline__ void record(const Args& args, const Done& done, const Row& now, int unit) {
-    args.y[now.at * args.width + unit] = narrow(done.h);
+    args.y[now.out + unit] = narrow(done.h);
     if (KEEP) {
-        EACH(g, KEPT) args.gates[(now.at * KEPT + g) * args.width + unit] = keep(done.z[g]);
-        if (WIDE) args.cells[now.at * args.width + unit] = CELL ? done.c : done.h;
+        Kept* gates = args.gates + now.out * KEPT;
+        EACH(g, KEPT) gates[g * args.width + unit] = keep(done.z[g]);
+        if (WIDE) args.cells[now.out + unit] = CELL ? done.c : done.h;
     }
     if (now.flags & LAST) {
         Long to = (Long)now.sequence * args.width + unit;

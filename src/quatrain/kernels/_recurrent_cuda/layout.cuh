@@ -5,7 +5,7 @@
 // [slice][row][UNITS]: what a block contributes is one piece of PARTS slices.
 //
 // Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
-// CHUNKS, RING, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
+// CHUNKS, RING, FULL, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)   // slices of a block
 #define SHARE (GRID ? CLUSTER : 1)  // blocks that multiply the same rows of weights, each a share of the columns
@@ -28,6 +28,9 @@
 #define KPC (KPW / CHUNKS)           // tiles of a warp in a chunk
 #define USES (CHUNKS / RING)         // of a place for a chunk, in a step
 
+// Whether a unit of the block is one of the layer's: where FULL blocks fill it all are.
+#define IS_UNIT(unit) (FULL || (unit) < args.width)
+
 struct Args {
     const Data *x, *dy;
     const Four* weight;
@@ -48,12 +51,12 @@ struct Args {
 #define SUMS_OF_STEP (SHARE * WK * OWN_MT * NT * SUM_TILE)
 #define SUM_BYTES (SUM_PLACES * SUMS_OF_STEP * 4)
 #define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
-static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + 32 * ROWS + 16 * RING + 32,
+static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + 48 * ROWS + 16 * RING + 32,
               "_plan.py counts bytes of shared memory otherwise");
 
-struct __align__(16) Row {  // what a row does in a step
-    Long at;                // its token; negative: nothing
-    int sequence, flags;
+struct Row {      // what a row does in a step
+    Long in, out;  // where its token begins: of x or dy, whose steps may lie apart, and of what has one number a unit
+    int sequence, flags;  // sequence is negative: nothing
 };
 enum { FIRST = 1, LAST = 2, BEHIND = 4 };  // step of a sequence, in the direction of the pass; one more backwards
 
@@ -107,8 +110,9 @@ __device__ __forceinline__ int place(int row, int u) { return row * UNITS + ((u 
 
 // Sequences are dealt out to all groups' rows, to and fro, longest first. A thread walks along one row.
 struct Walk {
-    Long turn, start, next_start;
-    int slot, length, next_length, sequence, next_sequence, step;
+    Long turn, next_start;
+    int slot, length, next_length, next_sequence, step;
+    Row row;
 };
 
 __device__ __forceinline__ Long clamp(Long x, Long most) { return x < 0 ? 0 : x > most ? most : x; }
@@ -137,19 +141,23 @@ __device__ __forceinline__ void look_ahead(Walk& w, const Args& args) {
 }
 
 __device__ __forceinline__ Walk first_walk(const Args& args, int slot) {
-    Walk w = {0, 0, 0, slot, 0, 0, -1, -1, 0};
+    Walk w = {0, 0, slot, 0, 0, -1, 0, {0, 0, -1, 0}};
     look_ahead(w, args);
     return w;
 }
 
 __device__ __forceinline__ Row walk(Walk& w, const Args& args) {
+    Long step = BACK ? args.dy_step : args.x_step;
     ++w.step;
-    if (w.sequence < 0 || w.step >= w.length + FLUSH) {
-        w.sequence = w.next_sequence, w.start = w.next_start, w.length = w.next_length, w.step = 0;
-        if (w.sequence >= 0) look_ahead(w, args);
+    if (w.row.sequence < 0 || w.step >= w.length + FLUSH) {
+        w.row.sequence = w.next_sequence, w.length = w.next_length, w.step = 0;
+        Long at = w.next_start + (BACK ? w.length - 1 : 0);
+        w.row.in = at * step, w.row.out = at * args.width;
+        if (w.row.sequence >= 0) look_ahead(w, args);
+    } else if (w.step < w.length) {
+        w.row.in += BACK ? -step : step;
+        w.row.out += BACK ? -args.width : args.width;
     }
-    if (w.sequence < 0) return {-1, -1, 0};
-    int flags = (w.step == 0 ? FIRST : 0) | (w.step == w.length - 1 ? LAST : 0) | (w.step == w.length ? BEHIND : 0);
-    int t = BACK ? (w.step < w.length ? w.length - 1 - w.step : 0) : w.step;
-    return {w.start + t, w.sequence, flags};
+    w.row.flags = (w.step == 0 ? FIRST : 0) | (w.step == w.length - 1 ? LAST : 0) | (w.step == w.length ? BEHIND : 0);
+    return w.row;
 }

@@ -10,7 +10,7 @@ __device__ __forceinline__ void prepare(
     const Args& args, const Block& b, Unit& state, const Row& next, Data* piece, int row, int u, float* out
 ) {
     int unit = b.member * UNITS + u;
-    bool there = next.at >= 0 && unit < args.width;
+    bool there = next.sequence >= 0 && IS_UNIT(unit);
     if (there && next.flags & FIRST) enter(args, state, next, unit, out);
     EACH(g, PARTS) {
         piece[g * ELEMENTS + place(row, u)] = narrow(there ? out[g] : 0.f);
@@ -24,14 +24,12 @@ __device__ __forceinline__ bool element(int i, int& row, int& u) {
     return EACH_THREAD * THREADS == ELEMENTS || e < ELEMENTS;
 }
 
-// What is needed of a step but for its product; some steps later will find theirs in L2.
+// What is needed of a step but for its product.
 __device__ __forceinline__ void read_all(In* in, const Args& args, const Block& b, const Row* rows) {
     int row, u;
     EACH(i, EACH_THREAD) {
-        int unit;
-        if (!EMPTY && element(i, row, u) && rows[row].at >= 0 && (unit = b.member * UNITS + u) < args.width) {
-            read(in[i], args, rows[row], unit);
-            if (u % 16 == 0) read_later(args, rows[row], unit);
+        if (!EMPTY && element(i, row, u) && rows[row].sequence >= 0 && IS_UNIT(b.member * UNITS + u)) {
+            read(in[i], args, rows[row], b.member * UNITS + u);
         }
     }
 }
@@ -78,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
         if (thread < ROWS) {
             Row then = walk(mine, args);
             b.rows[(step + 1 & 1) * ROWS + thread] = then;
-            alive = then.at >= 0;
+            alive = then.sequence >= 0;
         }
         bool came = receive(args, b, step);
         multiply_all(held, args, b, step, came);
@@ -94,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
             if (element(i, row, u)) {
                 EACH(g, GATES) out[g] = 0.f;
                 was[i] = now[row];
-                if (!EMPTY && was[i].at >= 0 && b.member * UNITS + u < args.width) {
+                if (!EMPTY && was[i].sequence >= 0 && IS_UNIT(b.member * UNITS + u)) {
                     done[i] = work(args, b, step, state[i], in[i], was[i], row, u, out);
                     if (!LATER) record(args, done[i], was[i], b.member * UNITS + u);
                 }
@@ -104,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
         if (more) send(args, b, step + 1);
         if (LATER) {
             EACH(i, EACH_THREAD) {
-                if (!EMPTY && element(i, row, u) && was[i].at >= 0 && b.member * UNITS + u < args.width) {
+                if (!EMPTY && element(i, row, u) && was[i].sequence >= 0 && IS_UNIT(b.member * UNITS + u)) {
                     record(args, done[i], was[i], b.member * UNITS + u);
                 }
             }
@@ -113,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
     }
     EACH(i, EACH_THREAD) {
         if (*b.failed) state[i].bias = __int_as_float(0x7fc00000);
-        if (element(i, row, u) && b.member * UNITS + u < args.width) leave(args, b, state[i], row, b.member * UNITS + u);
+        if (element(i, row, u) && IS_UNIT(b.member * UNITS + u)) leave(args, b, state[i], row, b.member * UNITS + u);
     }
     if (*b.failed) {
         if (thread == 0) {
@@ -121,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
             *args.status = 1;
         }
         int unit = b.member * UNITS + thread % UNITS;
-        if (unit < args.width) poison(args, unit);
+        if (IS_UNIT(unit)) poison(args, unit);
     }
     if (CLUSTER > 1) cluster_sync();  // nobody may be gone while others write here
 }

@@ -10,7 +10,6 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker, check_choice
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
-from quatrain.kernels._recurrent_cuda import UNMEASURED
 from quatrain.kernels.gru_scan import cpu, cuda
 from quatrain.kernels.gru_scan.reference import gru_scan_reference
 from quatrain.kernels.gru_scan.steps import scan
@@ -112,7 +111,7 @@ OP = Op(
     reference=gru_scan_reference,
     impls=(
         Impl("cpp", cpu.scan, cpu.why_not),
-        Impl("cuda", cuda.scan, cuda.why_not, only_asked=UNMEASURED),
+        Impl("cuda", cuda.scan, cuda.why_not),
         Impl("torch", scan),
     ),
     example=_example,

@@ -7,7 +7,6 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
-from quatrain.kernels._recurrent_cuda import UNMEASURED
 from quatrain.kernels.lstm_scan import cpu, cuda
 from quatrain.kernels.lstm_scan.reference import lstm_scan_reference
 from quatrain.kernels.lstm_scan.steps import scan
@@ -84,7 +83,7 @@ OP = Op(
     reference=lstm_scan_reference,
     impls=(
         Impl("cpp", cpu.scan, cpu.why_not),
-        Impl("cuda", cuda.scan, cuda.why_not, only_asked=UNMEASURED),
+        Impl("cuda", cuda.scan, cuda.why_not),
         Impl("torch", scan),
     ),
     example=_example,

@@ -9,7 +9,6 @@ from quatrain.kernels._batch import check_batch
 from quatrain.kernels._check import Checker, check_choice
 from quatrain.kernels._example import Draw
 from quatrain.kernels._op import Arguments, Case, Impl, Op
-from quatrain.kernels._recurrent_cuda import UNMEASURED
 from quatrain.kernels.rnn_scan import cpu, cuda
 from quatrain.kernels.rnn_scan.reference import rnn_scan_reference
 from quatrain.kernels.rnn_scan.steps import scan
@@ -88,7 +87,7 @@ OP = Op(
     reference=rnn_scan_reference,
     impls=(
         Impl("cpp", cpu.scan, cpu.why_not),
-        Impl("cuda", cuda.scan, cuda.why_not, only_asked=UNMEASURED),
+        Impl("cuda", cuda.scan, cuda.why_not),
         Impl("torch", scan),
     ),
     example=_example,
