@@ -34,7 +34,7 @@ GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 KINDS = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
 TABLE = ((16, 512), (64, 512), (16, 1024), (64, 1024), (64, 2048), (1, 1024))
 OURS, CUDNN = "quatrain:cuda", "torch"  # torch.nn's layers are cuDNN's
-TIME, WARM = 1024, 0.2
+TIME, WARM, SAMPLE = 1024, 0.2, 15.0  # steps; seconds; ms
 TARGETS = {  # (kind, B, H): ms forward, forward + backward
     ("lstm", 16, 512): (1.5, 4.5), ("lstm", 64, 512): (2.5, 7), ("lstm", 16, 1024): (2.0, 6.5),
     ("lstm", 64, 1024): (4, 12), ("lstm", 64, 2048): (14, 38), ("lstm", 1, 1024): (2.0, 5.5),
@@ -136,22 +136,29 @@ def check(
 
 
 def times(runs: dict[str, Callable[[], object]], count: int = 7) -> dict[str, float]:
-    """Median ms of each, in turns, after a while of work: an idle GPU has a low clock."""
+    """Median ms of each, in turns, after a while of work: an idle GPU has a low clock.
+
+    A sample is several runs that are queued together, so that the GPU does not wait for the host.
+    """
     found: dict[str, list[float]] = {name: [] for name in runs}
+    together = dict.fromkeys(runs, 1)
+
+    def sample(name: str) -> float:
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(together[name]):
+            runs[name]()
+        stop.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(stop) / together[name]
+
     until = time.monotonic() + WARM
     while time.monotonic() < until:
-        for run in runs.values():
-            run()
-        torch.cuda.synchronize()
-    for i in range(count + 2):
-        for name, run in runs.items():
-            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            run()
-            stop.record()
-            torch.cuda.synchronize()
-            if i >= 2:
-                found[name].append(start.elapsed_time(stop))
+        for name in runs:
+            together[name] = max(1, min(16, round(SAMPLE / sample(name))))
+    for _ in range(count):
+        for name in runs:
+            found[name].append(sample(name))
     return {name: median(each) for name, each in found.items()}
 
 
