@@ -105,6 +105,7 @@ WIDE_PARAMETERS = {
     "lstm_scan": ("weight", "h0", "c0"),
     "gru_scan": ("weight", "bias", "h0"),
     "recurrent_step": ("h0", "c0"),
+    "s6_block_step": ("h0",),
     "s6_scan": ("a", "skip", "delta_bias", "h0"),
     "s6_step": ("a", "skip", "delta_bias", "h0"),
     "causal_conv": ("weight", "bias"),

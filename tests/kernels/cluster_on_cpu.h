@@ -254,7 +254,9 @@ static inline long long nanoseconds() { return fibers::passes; }
 #define load_stream(p) (*(const Four*)(p))
 template <class F>
 static inline F load_relaxed(const F* p) {
-    if (((const int*)p)[0] == -1) fibers::pause(fibers::SPINS);  // not there yet: others go on
+    const int* words = (const int*)p;
+    bool there = words[0] != -1 && words[1] != -1 && words[2] != -1 && words[3] != -1;
+    if (!there) fibers::pause(fibers::SPINS);  // others go on
     return *p;
 }
 template <class F>
@@ -262,6 +264,8 @@ static inline void store_relaxed(F* p, F v) {
     check_copy(p, p, 16);
     *p = v;
 }
+static inline void store_word(unsigned* p, unsigned v) { *p = v; }
+static inline void prefetch_line(const void*) {}
 static inline void fence_device() {}
 
 #if DATA != 0

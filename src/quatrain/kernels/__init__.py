@@ -21,6 +21,8 @@ from quatrain.kernels.rms_norm import OP as _RMS_NORM
 from quatrain.kernels.rms_norm import rms_norm
 from quatrain.kernels.rnn_scan import OP as _RNN_SCAN
 from quatrain.kernels.rnn_scan import rnn_scan
+from quatrain.kernels.s6_block_step import OP as _S6_BLOCK_STEP
+from quatrain.kernels.s6_block_step import s6_block_step
 from quatrain.kernels.s6_scan import OP as _S6_SCAN
 from quatrain.kernels.s6_scan import s6_scan
 from quatrain.kernels.s6_step import OP as _S6_STEP
@@ -35,6 +37,7 @@ OPS: dict[str, Op] = {
         _RECURRENT_STEP,
         _S6_SCAN,
         _S6_STEP,
+        _S6_BLOCK_STEP,
         _CAUSAL_CONV,
         _ATTENTION,
         _LTI_CONV,
@@ -59,6 +62,7 @@ __all__ = [
     "recurrent_step",
     "rms_norm",
     "rnn_scan",
+    "s6_block_step",
     "s6_scan",
     "s6_step",
 ]

@@ -72,9 +72,27 @@ def residents(device: int) -> tuple[int, ...]:
     if torch.cuda.get_device_capability(device) < (9, 0):
         return (first,)
     empty = kernels('extern "C" __global__ void empty() {}', (), device)
-    about: Any = torch.cuda.get_device_properties(device)  # whose stubs know less than it has
-    shared: int = about.shared_memory_per_block_optin
+    shared = shared_bytes(device)
     return first, *(empty.resident_clusters("empty", 256, shared, size) for size in range(2, 17))
+
+
+def shared_bytes(device: int) -> int:
+    """Shared memory that a block can have."""
+    about: Any = torch.cuda.get_device_properties(device)  # whose stubs know less than it has
+    found: int = about.shared_memory_per_block_optin
+    return found
+
+
+def capture(device: int) -> int:
+    """The number of the CUDA graph that torch's current stream is being captured for; 0 for none."""
+    if not torch.cuda.is_current_stream_capturing():
+        return 0
+    stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
+    state, number = ctypes.c_int(), ctypes.c_ulonglong()
+    about = ctypes.byref(state), ctypes.byref(number)
+    if _driver().cuStreamGetCaptureInfo_v2(stream, *about, None, None, None):
+        raise RuntimeError("CUDA driver: a stream that is being captured does not say for which graph")
+    return number.value
 
 
 @cache

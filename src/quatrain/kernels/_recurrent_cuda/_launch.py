@@ -201,4 +201,6 @@ def _source(back: bool) -> str:
     here = "quatrain.kernels._recurrent_cuda"
     own = "backward.cu" if back else "forward.cu"
     names = ("cluster.cuh", "cells.cuh", "layout.cuh", "exchange.cuh", "product.cuh", own, "scan.cuh")
-    return _nvrtc.source("quatrain.kernels:_device.cuh", *(f"{here}:{name}" for name in names))
+    first, *others = (f"{here}:{name}" for name in names)
+    shared = ("quatrain.kernels:_device.cuh", first, "quatrain.kernels:_polled.cuh")
+    return _nvrtc.source(*shared, *others)

@@ -78,25 +78,6 @@ __device__ __forceinline__ void leave_chunk(const Block& b, int chunk) {
     if (threadIdx.x % 32 == 0) bar_arrive(b.empty + chunk % RING);
 }
 
-#define EMPTY_WORD 0xffffffffu
-__device__ __forceinline__ bool is_there(const Four& v) { return max(max(v.x, v.y), max(v.z, v.w)) != EMPTY_WORD; }
-
-// A NaN may have all bits set: another one says the same.
-__device__ __forceinline__ unsigned filled(unsigned word) { return word == EMPTY_WORD ? 0x7fff7fffu : word; }
-
-// Asks for 16 bytes until they are there; false if that took too long.
-__device__ __forceinline__ bool ask(const Args& args, Four& v, const Four* from) {
-    Long until = 0;
-    for (int i = 1; !is_there(v); ++i) {
-        v = load_relaxed(from);
-        if (i % 64) continue;
-        Long now = nanoseconds();
-        if (until == 0) until = now + args.patience;
-        if (now > until || load_acquire(args.arrived + args.groups)) return false;
-    }
-    return true;
-}
-
 // Reads a polled operand into shared memory; all threads.
 __device__ __forceinline__ bool poll(const Args& args, const Block& b, int step) {
     constexpr int COUNT = VECTOR * (int)sizeof(Data) / 16, EACH_ASKS = (COUNT + THREADS - 1) / THREADS;
@@ -112,7 +93,7 @@ __device__ __forceinline__ bool poll(const Args& args, const Block& b, int step)
         EACH(i, AT_ONCE) {
             int at = first + i * THREADS;
             if (at < COUNT) {
-                if (!is_there(v[i])) came = came && ask(args, v[i], from + at);
+                if (!is_there(v[i])) came = came && ask(v[i], from + at, args.arrived + args.groups, 1, args.patience);
                 ((Four*)b.v)[at] = v[i];
             }
         }
