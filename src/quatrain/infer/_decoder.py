@@ -99,13 +99,18 @@ class _Record:
 def _layer(block: Block, mix: Run[Any]) -> Map:
     if block.norm is None:
         return mix
-    norm = _norm(block.norm)
+    norm, weight, eps = _norm(block.norm), block.norm.weight, block.norm.eps
+
+    def mixed(x: Tensor) -> Tensor:
+        y = mix.residual(x, weight, eps)
+        return x + mix(norm(x)) if y is None else y
+
     if block.mlp is None:
-        return lambda x: x + mix(norm(x))
+        return mixed
     mlp_norm, mlp = _norm(block.mlp_norm), _mlp(block.mlp)
 
     def layer(x: Tensor) -> Tensor:
-        x = x + mix(norm(x))
+        x = mixed(x)
         return mlp(mlp_norm(x), x)
 
     return layer

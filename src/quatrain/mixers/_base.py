@@ -133,6 +133,13 @@ class Causal(nn.Module, Generic[S]):
         self._check_state(state, x.shape[0])
         return self._step(x, state)
 
+    def step_residual(self, x: Tensor, state: S, norm_weight: Tensor, eps: float) -> tuple[Tensor, S] | None:
+        """The step of a residual block, x + step(rms_norm(x)), where one op makes it; else None.
+
+        Raises what `step` does.
+        """
+        return None
+
     def run(self, state: S) -> Run[S]:
         """Steps from ``state`` on for generation, with memory of their own; see `Run`.
 

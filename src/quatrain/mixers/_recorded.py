@@ -109,7 +109,7 @@ class _Record:
             for name, p in m._parameters.items()
             if p is not None
         ]
-        self._hooks = _hooks(parts)
+        self._hooks = hooks(parts)
 
     def holds(self) -> bool:
         """Whether the module still is what was recorded."""
@@ -196,7 +196,7 @@ class Recorded:
         fit = all(
             type(p) is Parameter and p.dtype is x.dtype and p.is_cpu and p.is_contiguous() for p in weights
         )
-        if not fit or any(_hooks(module.modules())):
+        if not fit or any(hooks(module.modules())):
             return None
         step = module._recorded_step(len(x), x.dtype)
         if step is None:
@@ -233,7 +233,7 @@ def shapes_of(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
         return shapes(build())
 
 
-def _hooks(modules: Any) -> list[dict[int, Any]]:
+def hooks(modules: Any) -> list[dict[int, Any]]:
     """What would be called around a module's forward pass, which a record does not call."""
     everywhere = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
     return [*everywhere, *(h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks))]

@@ -27,6 +27,10 @@ class Run(Generic[S]):
         y, self._state = self._step(x, self._state)
         return y
 
+    def residual(self, x: Tensor, norm_weight: Tensor, eps: float) -> Tensor | None:
+        """The step of a residual block, x + mixer(rms_norm(x)), where one op makes it; None: no step."""
+        return None
+
     def state(self) -> S:
         """The state reached, as a value: later steps do not change it."""
         return self._state

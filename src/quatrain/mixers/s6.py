@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from quatrain.kernels import s6_scan, s6_step
 from quatrain.kernels.linear_step import linear
+from quatrain.kernels.s6_block_step import step as block_step
 from quatrain.mixers import _s6_train
-from quatrain.mixers._check import boolean, one_of, positive_int
+from quatrain.mixers._check import boolean, check_input, one_of, positive_int
 from quatrain.mixers._init import step_sizes_, uniform_
 from quatrain.mixers._mamba_block import MambaBlock, check_block
 from quatrain.mixers._mamba_run import S6Run, record_s6
-from quatrain.mixers._recorded import FixedStep, Step
+from quatrain.mixers._recorded import FixedStep, Step, plain
 from quatrain.mixers._run import Run
 
 
@@ -87,7 +88,48 @@ class S6(MambaBlock[S6State]):
         return -(-self.config.width // 16) if isinstance(rank, str) else rank
 
     def run(self, state: S6State) -> Run[S6State]:
+        if state.h.is_cuda:
+            return _BlockRun(self, state)
         return S6Run(self, state) if S6Run.fits(self, state) else super().run(state)
+
+    def step_residual(
+        self, x: Tensor, state: S6State, norm_weight: Tensor, eps: float
+    ) -> tuple[Tensor, S6State] | None:
+        if not x.is_cuda:
+            return None
+        check_input(x, self.config.width, 2, self._like)
+        self._check_state(state, x.shape[0])
+        return self._fused_step(x, state, norm_weight, eps)
+
+    def _step(self, x: Tensor, state: S6State) -> tuple[Tensor, S6State]:
+        done = self._fused_step(x, state, None, 0.0) if x.is_cuda else None
+        return super()._step(x, state) if done is None else done
+
+    def _fused_step(
+        self, x: Tensor, state: S6State, norm_weight: Tensor | None, eps: float
+    ) -> tuple[Tensor, S6State] | None:
+        """A step by one op, between norm and residual sum if there is a norm; None where it is not taken."""
+        maps = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
+        if type(self) is not S6 or self.config.impl != "auto" or not plain(*maps):
+            return None
+        done = block_step(
+            x,
+            self.in_proj.weight,
+            self.conv_weight,
+            self.x_proj.weight,
+            self.dt_proj.weight,
+            self.a_log,
+            self.out_proj.weight,
+            state.h,
+            state.conv,
+            norm_weight,
+            self.conv_bias,
+            self.dt_proj.bias,
+            self.skip,
+            eps=eps,
+            zoh=self.config.zoh,
+        )
+        return None if done is None else (done[0], S6State(*done[1:]))
 
     def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[S6State] | None:
         if self.config.zoh or not self._is_recordable(
@@ -158,3 +200,26 @@ class S6(MambaBlock[S6State]):
     def flops_per_token(self, context: int) -> int:
         inner, state, rank = self.inner, self.config.state, self.dt_rank
         return self._block_flops() + 2 * inner * (rank + 2 * state) + 2 * rank * inner + 7 * inner * state
+
+
+class _BlockRun(Run[S6State]):
+    """S6's run on a GPU: a step is one op where that takes the arguments, else its parts."""
+
+    def __init__(self, mixer: S6, state: S6State) -> None:
+        system = mixer._system()
+        super().__init__(lambda x, before: mixer._advance(x, before, system), state)
+        self._mixer = mixer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = self._fused(x, None, 0.0)
+        return super().__call__(x) if y is None else y
+
+    def residual(self, x: Tensor, norm_weight: Tensor, eps: float) -> Tensor | None:
+        return self._fused(x, norm_weight, eps)
+
+    def _fused(self, x: Tensor, norm_weight: Tensor | None, eps: float) -> Tensor | None:
+        done = self._mixer._fused_step(x, self._state, norm_weight, eps)
+        if done is None:
+            return None
+        y, self._state = done
+        return y

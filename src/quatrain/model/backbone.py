@@ -14,7 +14,7 @@ from quatrain.kernels._core.tape import Tape
 from quatrain.kernels.linear_step import cpu as linear_step
 from quatrain.kernels.rms_norm import cpu as rms_norm_cpu
 from quatrain.mixers import mixer_class
-from quatrain.mixers._recorded import Bindable, Recordable, Recorded, Step, plain
+from quatrain.mixers._recorded import Bindable, Recordable, Recorded, Step, hooks, plain
 from quatrain.model.config import ModelConfig
 
 State = tuple[tuple[Tensor, ...], ...]  # one state per layer, each its mixer's NamedTuple, batch first
@@ -93,8 +93,24 @@ class Block(nn.Module):
             )
             if done is not None:
                 return done
+        if (mixed := self._step_residual(x, state)) is not None:
+            return self._add_mlp(mixed[0]), mixed[1]
         y, state = self.mixer.step(x if self.norm is None else self.norm(x), state)
         return self._add(x, y), state
+
+    def _step_residual(
+        self, x: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """The step up to the MLP by one op of the mixer's, norm and sum included; None where it has none."""
+        norm = self.norm
+        if type(norm) is not RMSNorm or (self.training and self.dropout.p):
+            return None
+        if not torch.compiler.is_compiling() and any(hooks((norm,))):
+            return None
+        done: tuple[Tensor, tuple[Tensor, ...]] | None = self.mixer.step_residual(
+            x, state, norm.weight, norm.eps
+        )
+        return done
 
     def like_new(self) -> "Block":
         """A block of the same config with weights of its own."""
@@ -129,7 +145,9 @@ class Block(nn.Module):
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.residual:
             return y
-        x = x + self.dropout(y)
+        return self._add_mlp(x + self.dropout(y))
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x

@@ -35,7 +35,7 @@ def s6_block_step(
 
     u, z = in_weight v, with v = x, or with ``norm_weight`` v = norm_weight x / sqrt(mean(x^2) + eps);
     u = silu(conv_bias + conv_weight_0 conv0_0 + .. + conv_weight_{W-1} u); s, b, c = x_weight u;
-    h, r = `s6_step` of u, delta = dt_weight s, a = -exp(a_log), b, c, skip, gate z, dt_bias, h0, with softplus;
+    h, r = `s6_step` of u, delta = dt_weight s, a = -exp(a_log), b, c, skip, gate z, dt_bias, h0 and softplus;
     y = out_weight r, with ``norm_weight`` + x.
 
     Args:
@@ -83,7 +83,12 @@ def s6_block_step(
     for name, vector in (("conv_bias", conv_bias), ("dt_bias", dt_bias), ("skip", skip)):
         if vector is not None:
             check.data(name, vector, "E")
-    weights = {"in_weight": in_weight, "conv_weight": conv_weight, "x_weight": x_weight, "dt_weight": dt_weight}
+    weights = {
+        "in_weight": in_weight,
+        "conv_weight": conv_weight,
+        "x_weight": x_weight,
+        "dt_weight": dt_weight,
+    }
     more = {"norm_weight": norm_weight, "conv_bias": conv_bias, "dt_bias": dt_bias, "skip": skip}
     states = {"a_log": a_log, "out_weight": out_weight, "h0": h0, "conv0": conv0}
     y, h, conv = OP.run({"x": x, **weights, **states, **more, "eps": eps, "zoh": zoh}, impl)

@@ -27,7 +27,8 @@ class Plan:
     """How the kernel is compiled and launched.
 
     Attributes:
-        channels, outs: of a thread block; even, so that it writes whole words of 16-bit numbers.
+        batch: rows of a launch.
+        channels, outs: of a thread block; channels are even, so that it writes whole words of 16-bit numbers.
         tiles: of 8 rows of the batch.
     """
 
@@ -79,29 +80,28 @@ class Plan:
         )
 
 
-def rows_at_once(size: int) -> int:
-    """Rows of the batch of a launch, for numbers of so many bytes."""
-    return 8 * _MOST_TILES[size]
-
-
 @cache
 def plan(block: Block, batch: int, processors: int, shared: int) -> Plan | str:
-    """The plan for ``batch`` rows on a device with so many multiprocessors, whose blocks can have ``shared``
-    bytes; or the reason why there is none.
+    """The plan for ``batch`` rows, or as many of them as one launch takes, on a device with so many
+    multiprocessors, whose blocks can have ``shared`` bytes; or the reason why there is none.
     """
     channels = -(-block.inner // processors)
     channels += channels % 2
     blocks = -(-block.inner // channels)
-    tiles = 1
-    while 8 * tiles < batch:
-        tiles *= 2
-    made = Plan(block, batch, channels, -(-block.width // blocks), blocks, tiles)
-    if max(2 * channels, made.outs) > _MOST_NUMBERS:
+    outs = -(-block.width // blocks)
+    if max(2 * channels, outs) > _MOST_NUMBERS:
         sizes = f"D = {block.width}, E = {block.inner}"
         return f"{sizes}: a block would have more than {_MOST_NUMBERS} rows of a matrix"
-    if made.shared_bytes > shared:
-        return f"E = {block.inner}, N = {block.states}, R = {block.rank}: must fit into {shared} bytes"
-    return made
+    rows = min(batch, 8 * _MOST_TILES[block.size])
+    while rows >= 1:
+        tiles = 1
+        while 8 * tiles < rows:
+            tiles *= 2
+        made = Plan(block, rows, channels, outs, blocks, tiles)
+        if made.shared_bytes <= shared:
+            return made
+        rows = 4 * tiles if rows > 8 else rows // 2
+    return f"E = {block.inner}, N = {block.states}, R = {block.rank}: must fit into {shared} bytes"
 
 
 def _warps(rows: int) -> int:

@@ -468,10 +468,9 @@ __device__ __forceinline__ void receive_low(const Args& p, const Room& r, const 
     }
 }
 
-// What the next launch will use of the exchange's memory.
-__device__ __forceinline__ void clear_last(const Args& p, int epoch) {
+// What the next launch will use of the exchange's memory: `used` of it the last one has.
+__device__ __forceinline__ void clear_last(const Args& p, int epoch, int used) {
     int last = epoch & 1 ^ 1;
-    int used = p.space[1 + last];
     Four* half = (Four*)p.space + HEADER + last * p.half;
     for (int i = blockIdx.x * THREADS + threadIdx.x; i < used; i += p.blocks * THREADS) {
         store_relaxed(half + i, {EMPTY_WORD, EMPTY_WORD, EMPTY_WORD, EMPTY_WORD});
@@ -574,12 +573,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) s6_block_step(const Arg
     Piece<HALVES_IN> in_piece[DEPTH];
     begin<WM_IN>(in, in_piece);
     prefetch(p);
-    const int epoch = load_acquire(p.space);
+    const int epoch = *(volatile const int*)p.space;
     Tail tail[KEPT_PAIRS];
     EACH(i, KEPT_PAIRS) tail[i] = tail_of(p, threadIdx.x + i * THREADS);
     find_scales(p, r);
     bring_small(p, r);
     __syncthreads();
+    const int used = *(volatile const int*)(p.space + 1 + (epoch & 1 ^ 1));
     product<WM_IN>(r.sums, in, in_piece, Normed{p, r.scale, p.batch});
 
     const Panel<HALVES_OUT> out = out_panel(p);
@@ -595,7 +595,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) s6_block_step(const Arg
     const Exchange exchange = exchange_of(p, r, epoch);
     send_partials(p, r, exchange);
     add_partials(p, r, exchange);
-    clear_last(p, epoch);
+    clear_last(p, epoch, used);
     receive_low(p, r, exchange);
     __syncthreads();
     advance_states(p, r, exchange, first_states);

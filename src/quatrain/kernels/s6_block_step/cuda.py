@@ -1,6 +1,7 @@
 """One step of a Mamba block in CUDA C++, compiled at run time; block.cu holds the kernel."""
 
 import ctypes
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from quatrain.kernels._autograd import recomputed, recorded, traced
 from quatrain.kernels._core._register import register
 from quatrain.kernels._op import Arguments
 from quatrain.kernels._recurrent_cuda._launch import PATIENCE, status
-from quatrain.kernels.s6_block_step._plan import HEADER, MOST_ROWS, WARPS, Block, Plan, plan, rows_at_once
+from quatrain.kernels.s6_block_step._plan import HEADER, MOST_ROWS, WARPS, Block, Plan, plan
 from quatrain.kernels.s6_block_step.parts import step as torch_step
 
 _DATA = (
@@ -53,7 +54,7 @@ def why_not(arguments: Arguments) -> str | None:
 def _why_not_on(device: int, batch: int, *sizes: int) -> str | None:
     """Why not a block of these sizes, as `Block` has them, on a device."""
     block = Block(*sizes)
-    found = _plan_on(block, min(batch, rows_at_once(block.size)), device)
+    found = _plan_on(block, batch, device)
     return found if isinstance(found, str) else None
 
 
@@ -61,9 +62,7 @@ def _plan_on(block: Block, batch: int, device: int) -> Plan | str:
     return plan(block, batch, _nvrtc.processors(torch.device("cuda", device)), _nvrtc.shared_bytes(device))
 
 
-def _block_of(
-    x: Tensor, conv_weight: Tensor, dt_weight: Tensor, a_log: Tensor, **others: object
-) -> Block:
+def _block_of(x: Tensor, conv_weight: Tensor, dt_weight: Tensor, a_log: Tensor) -> Block:
     (inner, conv), rank = conv_weight.shape, dt_weight.shape[1]
     return Block(x.shape[1], inner, a_log.shape[1], rank, conv, x.dtype.itemsize)
 
@@ -95,10 +94,10 @@ def step(
     tensors_more = (norm_weight, conv_bias, dt_bias, skip)
 
     def fast(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-        if traced(x):
-            found: tuple[Tensor, Tensor, Tensor] = torch.ops.quatrain.s6_block_step_cuda(*given, eps, zoh)
-            return found
-        return run(*given, eps, zoh)
+        arguments = (*given, eps, zoh)
+        found: tuple[Tensor, Tensor, Tensor]
+        found = torch.ops.quatrain.s6_block_step_cuda(*arguments) if traced(x) else run(*arguments)
+        return found
 
     def slow(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
         return torch_step(*given, eps=eps, zoh=zoh)
@@ -141,20 +140,19 @@ def run(
     h0, conv0 = h0.to(torch.float32).contiguous(), conv0.contiguous()
     h0 = h0 if h0.data_ptr() % 16 == 0 else h0.clone()
     y, h, conv = _results(x, h0, conv0)
-    most = rows_at_once(x.dtype.itemsize)
-    for first in range(0, len(x), most):
-        rows = slice(first, first + most)
+    made = _plan_on(_block_of(x, conv_weight, dt_weight, a_log), len(x), x.device.index or 0)
+    if isinstance(made, str):
+        raise RuntimeError(f"s6_block_step: {made}")
+    for first in range(0, len(x), made.batch):
+        rows = slice(first, first + made.batch)
         states = {"conv0": conv0[rows], "h0": h0[rows], "y": y[rows], "conv": conv[rows], "h": h[rows]}
-        _launch({"x": x[rows], **weights, **states}, eps, zoh, own_space)
+        part = replace(made, batch=len(x[rows]))
+        _launch(part, {"x": x[rows], **weights, **states}, eps, zoh, own_space)
     return y, h, conv
 
 
-def _launch(tensors: dict[str, Any], eps: float, zoh: bool, own_space: bool) -> None:
-    x, device = tensors["x"], tensors["x"].device.index or 0
-    block = _block_of(**tensors)
-    made = _plan_on(block, len(x), device)
-    if isinstance(made, str):
-        raise RuntimeError(f"s6_block_step: {made}")
+def _launch(made: Plan, tensors: dict[str, Any], eps: float, zoh: bool, own_space: bool) -> None:
+    x, block, device = tensors["x"], made.block, tensors["x"].device.index or 0
     args: Any = Args()
     for name, tensor in tensors.items():
         setattr(args, name, None if tensor is None else tensor.data_ptr())
@@ -163,8 +161,8 @@ def _launch(tensors: dict[str, Any], eps: float, zoh: bool, own_space: bool) -> 
     if mark.item() and not _nvrtc.capture(device):
         mark.zero_()
         raise RuntimeError(
-            "s6_block_step: an earlier call's thread blocks waited too long for each other and its results are "
-            "NaN: another process may hold a part of the GPU; impl = 'torch' needs no such waits"
+            "s6_block_step: an earlier call's thread blocks waited too long for each other and its results "
+            "are NaN: another process may hold a part of the GPU; impl = 'torch' needs no such waits"
         )
     args.space, args.status = space.data_ptr(), mark.data_ptr()
     args.half, args.patience, args.x_row = (space.numel() // 4 - HEADER) // 2, PATIENCE, x.stride(0)
@@ -216,7 +214,8 @@ def _results(x: Tensor, h0: Tensor, conv0: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _run_traced(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return run(*given, own_space=True)  # a graph made of compiled code keeps no memory from outside
+    arguments = (*given, True)
+    return run(*arguments)  # a graph made of compiled code keeps no memory from outside
 
 
 @cache

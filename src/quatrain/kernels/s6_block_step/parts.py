@@ -38,7 +38,7 @@ def step(
     inputs = torch.cat((conv0.to(wide), u[:, None]), 1)
     u = torch.einsum("bwe,ew->be", inputs, conv_weight.to(wide))
     u = F.silu(u if conv_bias is None else u + conv_bias.to(wide))
-    low, b, c = linear(u, x_weight).split((rank, states, states), -1)
+    low, b, c = linear(u, x_weight).split_with_sizes((rank, states, states), -1)
     a = -a_log.to(wide).exp()
     delta = linear(low, dt_weight)
     y, h = s6_step(u, delta, a, b, c, skip, z, dt_bias, h0, softplus=True, zoh=zoh)

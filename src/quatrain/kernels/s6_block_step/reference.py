@@ -49,7 +49,7 @@ def s6_block_step_reference(
     if conv_bias is not None:
         u = u + conv_bias.to(wide)
     u = rounded(u * u.sigmoid())
-    low, b, c = product(u, x_weight).split((rank, states, states), -1)
+    low, b, c = product(u, x_weight).split_with_sizes((rank, states, states), -1)
     delta = low @ dt_weight.to(wide).T
     a = -a_log.to(wide).exp()
     skip, dt_bias = (None if v is None else v.to(wide) for v in (skip, dt_bias))
