@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -125,12 +126,14 @@ def test_memory_of_the_exchange_grows_and_graphs_have_their_own(emulator, monkey
     for size in ((1, 8, 8, 4, 1, 2), (5, 16, 24, 4, 2, 4), (1, 8, 8, 4, 1, 2)):
         check = example(OP, Case(_sizes(*size), ALL))
         check_budget(OP, cuda.step, check, torch.float32)
-    plain = cuda._spaces[0, 1][1]
-    for graph in (7, 7, 8):
+    spaces = [cuda._spaces[0, 1][1]]
+    given = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in check.items()}
+    for graph in (0, 7, 7, 8, 0):
         monkeypatch.setattr(Device, "graph", graph)
-        cuda.step(**{k: v.float() if isinstance(v, torch.Tensor) else v for k, v in check.items()})
-        assert cuda._spaces[0, 0][0] == graph
-    assert cuda._spaces[0, 1][1] is plain
+        cuda.step(**given)
+        assert cuda._spaces[0, 1][0] == graph
+        spaces.append(cuda._spaces[0, 1][1])
+    assert [b is a for a, b in pairwise(spaces)] == [True, False, True, False, False]
     cuda._spaces.clear()
 
 

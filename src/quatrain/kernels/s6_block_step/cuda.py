@@ -185,11 +185,11 @@ def _launch(made: Plan, tensors: dict[str, Any], eps: float, zoh: bool, own_spac
 
 
 def _space(x: Tensor, exchanged: int) -> Tensor:
-    """Memory for the exchange. Launches of a stream share it, and those of a graph that is being captured:
-    they run one after the other. A launch leaves it as the next one wants it.
+    """Memory for the exchange. Launches of a stream share it, within a graph too: they run one after the
+    other, and each leaves it as the next one wants it.
     """
-    device, (stream, graph) = x.device.index or 0, _order(x.device)
-    key = (device, 0 if graph else stream)
+    stream, graph = _order(x.device)
+    key = (x.device.index or 0, stream)
     of, found = _spaces.get(key, (0, None))
     if found is None or of != graph or found.numel() < 4 * (HEADER + 2 * exchanged):
         found = _new_space(x, max(exchanged, _LEAST_SPACE))
