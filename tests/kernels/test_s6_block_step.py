@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tests.kernels.test_recurrent_on_cpu import COMPILER, HEADER, Emulated, pytestmark
-from tests.test_kernels import check_budget, example, strided
+from tests.test_kernels import check_budget, example, peak, rms, strided
 
 from quatrain.errors import NoKernelError, ShapeError, StateError
 from quatrain.infer._decoder import Decoder
@@ -332,13 +332,28 @@ def gpu(test):
     return pytest.mark.gpu(pytest.mark.filterwarnings("ignore")(test))
 
 
+def check_forward(given, dtype):
+    """The error budget of the results alone, all of it on the GPU."""
+
+    def cast(to):
+        return {k: x.to("cuda", dtype).to(to) if isinstance(x, torch.Tensor) else x for k, x in given.items()}
+
+    with torch.no_grad():
+        got = cuda.step(**cast(dtype) | {"h0": cast(torch.float32)["h0"]})
+        exact = OP.reference(**cast(torch.float64))
+        rounding = {} if dtype is torch.float32 else {"operand_dtype": dtype}
+        plain = OP.reference(**cast(torch.float32), **rounding)
+    for g, p, e in zip(got, plain, exact, strict=True):
+        for norm in (peak, rms):
+            allowed = 2 * norm(p.to(g.dtype).double() - e) + 8 * torch.finfo(torch.float32).eps * norm(e)
+            assert norm(g.double() - e) <= allowed
+
+
 @gpu
 @pytest.mark.parametrize("size", [*SIZES, *GPU_SIZES])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sizes_on_a_gpu(dtype, size):
-    for zoh in (False, True) if size[0] < 64 else (False,):
-        given = example(OP, Case(_sizes(*size), ALL, {"zoh": zoh}))
-        check_budget(OP, cuda.step, given, dtype, "cuda", keep=("h0",))
+    check_forward(example(OP, Case(_sizes(*size), ALL, {"zoh": size[0] == 2})), dtype)
 
 
 @gpu
@@ -381,14 +396,14 @@ def test_a_captured_graph_follows_its_inputs_and_compiled_runs_are_equal(batch):
 
 @gpu
 def test_streams_and_shapes_by_turns():
-    """Ten thousand launches on two streams and of two shapes give what the first ones gave."""
+    """Two thousand launches on two streams and of two shapes give what the first ones gave."""
     shapes = [on_gpu(1, 768, 1536, 16, 48, 4), on_gpu(7, 256, 512, 16, 16, 4)]
     streams = [torch.cuda.Stream() for _ in range(2)]
     with torch.no_grad():
         first = [s6_block_step(**given, impl="nvrtc") for given in shapes]
         torch.cuda.synchronize()
         wrong = torch.zeros(2, device="cuda")
-        for turn in range(5000):
+        for turn in range(1000):
             for i, stream in enumerate(streams):
                 with torch.cuda.stream(stream):
                     which = turn % 3 % 2

@@ -56,7 +56,10 @@ class Plan:
         sums = max(WARPS // wm * columns * (16 * wm + 4) for wm in self.across)
         weights = self.rows + _to_four(block.rank) + 4 + _to_four(block.states)
         small = _to_four(channels * (block.conv + 3))
-        numbers = columns * (1 + 2 * channels) + channels * weights + small + self.batch * self.rows + sums
+        norm = -(-block.width // 8) * 8 * block.size // 4
+        numbers = (
+            norm + columns * (1 + 2 * channels) + channels * weights + small + self.batch * self.rows + sums
+        )
         return 4 * numbers
 
     @property

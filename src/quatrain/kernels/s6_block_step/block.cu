@@ -50,6 +50,7 @@ struct Eight {  // numbers
 struct Room {  // of a block, in shared memory
     int rows;       // of x_proj, a multiple of 4 with those that pad
     int rank, states;  // pitches
+    Data* norm;        // its weights
     float *scale, *u, *gate, *x_weight, *dt_weight, *a, *small, *low, *sums;
 };
 #define SMALL (CW + 3)  // numbers of a channel: the convolution's weights and bias, dt's bias, skip
@@ -59,7 +60,8 @@ __device__ __forceinline__ int to_four(int n) { return (n + 3) / 4 * 4; }
 __device__ __forceinline__ Room room_of(const Args& p) {
     Room r;
     r.rows = to_four(p.rank + 2 * p.states), r.rank = to_four(p.rank) + 4, r.states = to_four(p.states);
-    r.scale = (float*)shared_memory;
+    r.norm = (Data*)shared_memory;
+    r.scale = (float*)(r.norm + (p.width + 7) / 8 * 8);
     r.u = r.scale + COLUMNS;
     r.gate = r.u + COLUMNS * CH;
     r.x_weight = r.gate + COLUMNS * CH;
@@ -300,15 +302,16 @@ __device__ __forceinline__ Panel<HALVES_OUT> out_panel(const Args& p) {
 
 struct Normed {  // what in_proj reads
     const Args& p;
-    const float* scale;
+    const Room& r;
     int rows;
     __device__ __forceinline__ Eight ask(int n, int at) const { return eight_of<false>(p.x + n * p.x_row, at, p.width); }
     __device__ __forceinline__ void take(Eight& e, int n, int at) const {
 #if NORM
         float v[8], w[8];
         widen_eight(e, v);
-        widen_eight(eight_of<false>(p.norm_weight, at, p.width), w);
-        EACH(i, 8) v[i] = v[i] * scale[n] * w[i];
+        if (at >= p.width) return;
+        widen_eight(*(const Eight*)(r.norm + at), w);
+        EACH(i, 8) v[i] = v[i] * r.scale[n] * w[i];
         e = narrow_eight(v);
 #endif
     }
@@ -333,9 +336,12 @@ struct Gated {  // what out_proj reads
 
 // -- the steps
 
-// 1 / rms of each row; a warp a row.
+// 1 / rms of each row, a warp a row; and the norm's weights.
 __device__ __forceinline__ void find_scales(const Args& p, const Room& r) {
 #if NORM
+    for (int at = (THREADS - 1 - threadIdx.x) * 8; at < p.width; at += THREADS * 8) {  // from the last warp on
+        *(Eight*)(r.norm + at) = eight_of<false>(p.norm_weight, at, p.width);
+    }
     for (int n = threadIdx.x / 32; n < p.batch; n += WARPS) {
         float total = 0.f;
         for (int at = threadIdx.x % 32 * 8; at < p.width; at += 1024) {
@@ -580,7 +586,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) s6_block_step(const Arg
     bring_small(p, r);
     __syncthreads();
     const int used = *(volatile const int*)(p.space + 1 + (epoch & 1 ^ 1));
-    product<WM_IN>(r.sums, in, in_piece, Normed{p, r.scale, p.batch});
+    product<WM_IN>(r.sums, in, in_piece, Normed{p, r, p.batch});
 
     const Panel<HALVES_OUT> out = out_panel(p);
     Piece<HALVES_OUT> out_piece[DEPTH];
