@@ -316,3 +316,19 @@ def test_two_processes_that_share_a_gpu_both_end():
     for begun, end, child in zip(first, ends, children, strict=True):
         assert child.returncode == 0
         assert (begun + end).strip().splitlines()[-1] in ("right", "told")
+
+
+@on
+@every
+def test_a_first_row_without_steps_puts_nothing_into_a_gradient(place, kind):
+    """No sum may read memory that nobody has written: torch fills it with NaN here."""
+    mixer, x = layer(kind, place), random(place, 2, 4, 24)
+    torch.use_deterministic_algorithms(True)
+    try:
+        y, _ = mixer(x, lengths=torch.tensor([0, 3], device=place[0]))
+        got = torch.autograd.grad(y.square().sum(), list(mixer.parameters()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    want = torch.autograd.grad(mixer(x[1:, :3])[0].square().sum(), list(mixer.parameters()))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

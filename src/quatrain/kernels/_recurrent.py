@@ -288,6 +288,7 @@ def _h_before(y: Tensor, h0: Tensor | None, ranks: Ranks | None) -> Tensor:
     before = _pool.empty(tuple(y.shape), y.dtype)
     flat = before.view(-1, y.shape[2])
     flat[1:] = y.view_as(flat)[:-1]
+    flat[0] = 0  # stays where the first row has no step: 0 times what memory held may be NaN
     if ranks is None:
         before[:, 0] = 0 if h0 is None else h0
     else:
