@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quatrain.errors import ShapeError
-from quatrain.kernels._autograd import call
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
@@ -173,14 +172,14 @@ class _Reversed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
         (order,) = ctx.saved_tensors
-        return call(_Reversed, cotangent, order), None
+        return cotangent.index_select(0, order), None
 
 
 def reverse(x: Tensor, order: Tensor | None) -> Tensor:
     """``x (B, T, ...)`` with the valid steps of each sequence in reverse, see `reversal`; twice gives x."""
     if order is None:
         return x.flip(1)
-    rows: Tensor = call(_Reversed, x.flatten(0, 1), order)
+    rows: Tensor = _Reversed.apply(x.flatten(0, 1), order)  # type: ignore[no-untyped-call]
     return rows.view(x.shape)
 
 

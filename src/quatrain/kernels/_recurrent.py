@@ -255,7 +255,8 @@ def backward(
         dx.zero_()
         if dinner is not None:
             dinner.zero_()
-    dh0, dc0 = y.new_empty(2, sequences, width, dtype=wide).unbind(0)
+    # of their own memory each: results of an op of torch.library may not share it
+    dh0, dc0 = (y.new_empty(sequences, width, dtype=wide) for _ in range(2))
     start = None if h0 is None else h0.to(wide).contiguous()
     fields |= {
         "h0": start,
