@@ -28,7 +28,7 @@ def check_config(config: Any) -> None:
     positive_int("width", config.width)
     boolean("causal", config.causal)
     even = config.causal or config.width % 2 == 0
-    check(even, "width", config.width, "must be even with causal = false: half of it for each direction")
+    check(even, "causal", False, f"needs an even width, not {config.width}: half for each direction")
     p = config.recurrent_dropout
     number = isinstance(p, (int, float)) and not isinstance(p, bool)
     check(number and 0 <= p < 1, "recurrent_dropout", p, "is a probability in [0, 1)")
