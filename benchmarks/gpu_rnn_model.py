@@ -20,10 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import _rows
 import torch
 from _jobs import Workers, say, serve
 from _rnn_jobs import DTYPES, JOBS
 
+IMPLS = {"quatrain": "quatrain:cuda", "cudnn": "torch", "nn.LSTM": "torch"}  # in the rows
 FULL: dict[str, Any] = {
     "device": "cuda", "impl": "cuda", "width": 1024, "layers": 4, "batches": (1, 64), "train": (64, 1024),
     "check": ((1, 1024, 1024), (5, 1000, 1000), (64, 1024, 1024)), "check_train": (8, 48),
@@ -147,6 +149,14 @@ def short_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def published(one: dict[str, Any]) -> dict[str, Any]:
+    """A row as the other results have them: implementations by package, times in ms."""
+    one = {**one, "impl": IMPLS.get(one["impl"], one["impl"])}
+    if "us" in one:
+        one["ms"] = round(one.pop("us") / 1000, 5)
+    return _rows.row(**one)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -155,7 +165,6 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["decode", "train", "packed"])
     parser.add_argument("--seconds", type=float, default=165, help="after which nothing new begins")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--commit", default="", help="of the code that runs")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -172,14 +181,11 @@ def main() -> None:
     finally:
         workers.stop()
     machine = "a CPU, small sizes" if args.dry else torch.cuda.get_device_name()
-    about = {"machine": machine, "versions": f"torch {torch.__version__}, CUDA {torch.version.cuda}"}
-    about |= {"commit": args.commit, "command": " ".join(["python", *sys.argv])}
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("a") as file:
-            file.writelines(json.dumps(one | about) + "\n" for one in rows)
+        args.out.write_text("".join(json.dumps(published(one)) + "\n" for one in rows), "utf-8")
     wrong = [name for name, good in right.items() if not good]
-    say("\n".join([f"{machine}, {about['versions']}", *short_table(rows)]))
+    say("\n".join([f"{machine}, torch {torch.__version__}, CUDA {torch.version.cuda}", *short_table(rows)]))
     say(f"wrong, not timed: {', '.join(wrong) or 'nothing'}")
     sys.exit(bool(wrong))
 

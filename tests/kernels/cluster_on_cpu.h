@@ -264,18 +264,6 @@ static inline void store_relaxed(F* p, F v) {
 }
 static inline void fence_device() {}
 
-static inline float from_half(unsigned short x) {
-    _Float16 h;
-    memcpy(&h, &x, 2);
-    return (float)h;
-}
-static inline unsigned short to_half(float x) {
-    _Float16 h = (_Float16)x;
-    unsigned short bits;
-    memcpy(&bits, &h, 2);
-    return bits;
-}
-
 #if DATA != 0
 template <class F>
 static inline void multiply(float* d, F a, const unsigned* b) {

@@ -189,6 +189,24 @@ def test_saturated_gates(emulator):
         check_budget(OPS[name], run, arguments, torch.bfloat16)
 
 
+@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_nan_stays_nan_in_its_sequence_alone(emulator, name, dtype, monkeypatch):
+    """Also in what is kept, and where numbers say themselves that they are there."""
+    force(monkeypatch, 16, 1, 3, 1, grid=True, chunks=(0, 0))
+    arguments = given(name, Case({"B": 3, "T": 5, "D": 20}, ("h0",)), dtype)
+    all_bits = torch.tensor(-1, dtype=torch.int32).view(torch.float32)
+    arguments["x"][1, 2] = all_bits.to(dtype) if dtype is torch.bfloat16 else all_bits
+    x = arguments["x"].requires_grad_()
+    y = SCANS[name](**arguments)[0]
+    dx = torch.autograd.grad(y.float().sum(), x)[0]
+    for result in (y, dx):
+        assert result[[0, 2]].isfinite().all()
+    assert y[1, 2:].isnan().all()
+    assert y[1, :2].isfinite().all()
+    assert dx[1, :3].isnan().all()
+
+
 def test_blocks_that_never_start_leave_nan_and_an_error(emulator, monkeypatch):
     """Another process holds a part of the GPU: the grid's barrier is never met."""
     force(monkeypatch, 16, 1, 2, 2, grid=True)

@@ -53,7 +53,7 @@ class Results(NamedTuple):
     y: Tensor
     h: Tensor
     c: Tensor
-    gates: Tensor  # (B T, kept, D), float16 for bfloat16 data
+    gates: Tensor  # (B T, kept, D), in 16 bits for bfloat16 data
     cells: Tensor  # (B T, D), c of an LSTM or h of a GRU
 
 
@@ -65,7 +65,7 @@ def results(inputs: Inputs, keep: bool) -> Results:
     h = x.new_empty(inputs.sequences, width, **wide)
     c = x.new_empty(inputs.sequences if inputs.kind == "lstm" else 0, width, **wide)
     tokens = x.shape[0] * x.shape[1] if keep else 0
-    saved = torch.float16 if x.dtype is torch.bfloat16 else torch.float32
+    saved = torch.int16 if x.dtype is torch.bfloat16 else torch.float32
     gates = x.new_empty(tokens, KEPT[number], width, dtype=saved)
     cells = x.new_empty(tokens if number >= 2 else 0, width, **wide)
     return Results(y, h, c, gates, cells)
@@ -75,7 +75,8 @@ def problem(inputs: Inputs, back: bool, residents: tuple[int, ...]) -> Problem:
     """What is to be planned for these arguments; reads metadata only."""
     size = inputs.x.dtype.itemsize
     sequences = max(inputs.sequences, 1)
-    return Problem(KINDS[inputs.kind], inputs.weight.shape[1], sequences, size, back, residents)
+    ragged = inputs.lengths is not None or inputs.cu_seqlens is not None
+    return Problem(KINDS[inputs.kind], inputs.weight.shape[1], sequences, size, back, residents, ragged)
 
 
 class Launch:

@@ -9,6 +9,7 @@ through global memory.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from math import ceil
 
 KINDS = {"rnn_tanh": 0, "rnn_relu": 1, "lstm": 2, "gru": 3}
 GATES = (1, 1, 4, 3)
@@ -32,6 +33,7 @@ _SUMS, _SUMS_KB = 0.13, 0.042  # sums that blocks send each other
 _PRODUCT, _FMA_PRODUCT = 1.15 / 1755, 11.4 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
 _WAIT = 23 / 1755  # of a product for the one before it in the same sum
 _SHARED_KB, _L2_KB = 0.0038, 0.00027  # read in a block; by all blocks together
+_RAGGED = 0.55  # mean length of sequences to the longest, where they differ: a row with one alone may wait
 _ELEMENT, _CELL, _BACK = 0.28, 0.07, 0.05  # a thread's units; an LSTM's or GRU's gates; backwards
 
 
@@ -111,6 +113,7 @@ class Problem:
         size: bytes of a number.
         back: of the backward pass.
         residents: clusters of 1, 2, .. blocks that the GPU runs at once, a block a multiprocessor.
+        ragged: sequences have lengths of their own, which nobody has looked at.
         shared_bytes: that a block may have.
     """
 
@@ -120,6 +123,7 @@ class Problem:
     size: int
     back: bool
     residents: tuple[int, ...]
+    ragged: bool = False
     shared_bytes: int = SHARED_BYTES
 
     @property
@@ -263,5 +267,5 @@ def _cost(problem: Problem, made: Plan, streamed: int) -> float:
         step += _CLUSTER + _LARGE_CLUSTER * (made.blocks > 8) + _CLUSTER_KB * received
     step += _ELEMENT * -(-made.units * made.rows // made.threads)
     step += (_CELL + 0.12 * problem.back) * (problem.kind >= 2) + _BACK * problem.back
-    turns = -(-problem.sequences // (made.groups * made.rows))
-    return step * turns
+    per_row = problem.sequences / (made.groups * made.rows)
+    return step * (max(1.0, _RAGGED * per_row) if problem.ragged else ceil(per_row))
