@@ -9,6 +9,7 @@ of reading the weights at the bandwidth of a copy of 1 GiB. What is timed has be
 """
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -169,6 +170,7 @@ def time_batch(model: LanguageModel, batch: int, rate: float, sizes: dict[str, A
 
 
 def main() -> None:
+    importlib.import_module("quatrain.kernels.s6_block_step").asked = True  # type: ignore[attr-defined]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
