@@ -1,5 +1,8 @@
 // How blocks exchange operands and wait for each other.
 //
+// Sets of rows have places and counters of their own, and what is said here holds for the steps of each alone: those of
+// another set may go on or have ended.
+//
 // Between the blocks of a cluster, each pushes its piece into all others' shared memory, where a barrier counts the
 // bytes. Whoever has an operand knows that all have read the one before the last, so that two places for it are enough
 // and nobody waits to write.
@@ -28,21 +31,25 @@ __device__ __forceinline__ bool wait_for(const Args& args, Long* bar, int parity
     return true;
 }
 
+// Where a block says that it has given up.
+__device__ __forceinline__ int* failure_of(const Args& args) { return args.arrived + args.groups * PHASES; }
+
 // Waits until all blocks of the group have published a step's operand; one thread.
 __device__ __forceinline__ bool wait_for_group(const Args& args, const Block& b, int step) {
-    int wanted = BLOCKS * (step + 1);
+    int wanted = BLOCKS * (step / PHASES + 1);
+    const int* counter = args.arrived + b.group * PHASES + step % PHASES;
     Long until = 0;
-    for (int i = 1; load_acquire(args.arrived + b.group) - wanted < 0; ++i) {
+    for (int i = 1; load_acquire(counter) - wanted < 0; ++i) {
         if (i % 64) continue;
         Long now = nanoseconds();
         if (until == 0) until = now + args.patience;
-        if (now > until || load_acquire(args.arrived + args.groups)) return false;
+        if (now > until || load_acquire(failure_of(args))) return false;
     }
     return true;
 }
 
 __device__ __forceinline__ Data* published(const Args& args, const Block& b, int step) {
-    return args.exchange + ((Long)(step & PLACES - 1) * args.groups + b.group) * (BLOCKS * PIECE);
+    return args.exchange + ((Long)(step & PHASES * PLACES - 1) * args.groups + b.group) * (BLOCKS * PIECE);
 }
 // What of it this block multiplies.
 __device__ __forceinline__ const Data* own_share(const Args& args, const Block& b, int step) {
@@ -51,7 +58,7 @@ __device__ __forceinline__ const Data* own_share(const Args& args, const Block& 
 
 // Begins to read a chunk, when its place is free; one thread. False if that took too long.
 __device__ __forceinline__ bool read_chunk(const Args& args, const Block& b, int step, int chunk) {
-    int place = chunk % RING, use = step * USES + chunk / RING;
+    int place = chunk % RING, use = b.turn * USES + chunk / RING;
     if (USES > 1 && use > 0 && !wait_for(args, b.empty + place, use - 1 & 1)) return false;
     bar_expect(b.full + place, CHUNK * sizeof(Data));
     load_to(b.v + place * CHUNK, own_share(args, b, step) + chunk * CHUNK, CHUNK * sizeof(Data), b.full + place);
@@ -67,7 +74,7 @@ __device__ __forceinline__ const Data* enter_chunk(const Args& args, const Block
         __syncwarp();
     }
     int place = chunk % RING;
-    came = came && wait_for(args, b.full + place, step * USES + chunk / RING & 1);
+    came = came && wait_for(args, b.full + place, b.turn * USES + chunk / RING & 1);
     return b.v + place * CHUNK;
 }
 
@@ -92,7 +99,7 @@ __device__ __forceinline__ bool ask(const Args& args, Four& v, const Four* from)
         if (i % 64) continue;
         Long now = nanoseconds();
         if (until == 0) until = now + args.patience;
-        if (now > until || load_acquire(args.arrived + args.groups)) return false;
+        if (now > until || load_acquire(failure_of(args))) return false;
     }
     return true;
 }
@@ -125,8 +132,8 @@ __device__ __forceinline__ bool receive(const Args& args, const Block& b, int st
     bool came = true;
     if (!GRID) {
         if (BLOCKS == 1) return true;
-        came = wait_for(args, bar_of(b, step), step >> 1 & 1);
-        if (threadIdx.x == 0 && came) announce(b, step + 2);
+        came = wait_for(args, bar_of(b, step), step / (2 * PHASES) & 1);
+        if (threadIdx.x == 0 && came) announce(b, step + 2 * PHASES);
         return came;
     }
     if (POLLED) {
@@ -161,18 +168,18 @@ __device__ __forceinline__ void send(const Args& args, const Block& b, int step)
             Four v = from[i];
             store_relaxed(to + i, {filled(v.x), filled(v.y), filled(v.z), filled(v.w)});
         }
-        if (step < 2) return;
-        Four* last = (Four*)(published(args, b, step - 2) + b.member * PIECE);
+        if (step < 2 * PHASES) return;
+        Four* last = (Four*)(published(args, b, step - 2 * PHASES) + b.member * PIECE);
         for (int i = threadIdx.x; i < FOURS_OF_PIECE; i += THREADS) {
             store_relaxed(last + i, {EMPTY_WORD, EMPTY_WORD, EMPTY_WORD, EMPTY_WORD});
         }
-        if (step % (PLACES / 4) == 0) fence_device();  // it costs as much as half a step
+        if (step / PHASES % (PLACES / 4) == 0) fence_device();  // it costs as much as half a step
         return;
     }
     if (GRID) {
         if (threadIdx.x == 0) {
             __threadfence();
-            add_release(args.arrived + b.group, 1);
+            add_release(args.arrived + b.group * PHASES + step % PHASES, 1);
         }
         return;
     }
