@@ -85,43 +85,49 @@ __device__ __forceinline__ void leave_chunk(const Block& b, int chunk) {
     if (threadIdx.x % 32 == 0) bar_arrive(b.empty + chunk % RING);
 }
 
+#define POLLED_FOURS (VECTOR * (int)sizeof(Data) / 16)
 #define EMPTY_WORD 0xffffffffu
 __device__ __forceinline__ bool is_there(const Four& v) { return max(max(v.x, v.y), max(v.z, v.w)) != EMPTY_WORD; }
 
 // A NaN may have all bits set: another one says the same.
 __device__ __forceinline__ unsigned filled(unsigned word) { return word == EMPTY_WORD ? 0x7fff7fffu : word; }
 
-// Asks for 16 bytes until they are there; false if that took too long.
-__device__ __forceinline__ bool ask(const Args& args, Four& v, const Four* from) {
+// Asks for what is missing of 16 bytes each, THREADS apart, until all are there; false if that took too long. What is
+// missing is asked for at once: an answer takes most of a us.
+template <int COUNT>
+__device__ __forceinline__ bool ask(const Args& args, Four (&v)[COUNT], const Four* from) {
     Long until = 0;
-    for (int i = 1; !is_there(v); ++i) {
-        v = load_relaxed(from);
-        if (i % 64) continue;
+    for (int turn = 1;; ++turn) {
+        bool all = true;
+        EACH(i, COUNT) all = all && is_there(v[i]);
+        if (all) return true;
+        EACH(i, COUNT) {
+            if (!is_there(v[i])) v[i] = load_relaxed(from + i * THREADS);
+        }
+        if (turn % 64) continue;
         Long now = nanoseconds();
         if (until == 0) until = now + args.patience;
         if (now > until || load_acquire(failure_of(args))) return false;
     }
-    return true;
 }
 
 // Reads a polled operand into shared memory; all threads.
 __device__ __forceinline__ bool poll(const Args& args, const Block& b, int step) {
-    constexpr int COUNT = VECTOR * (int)sizeof(Data) / 16, EACH_ASKS = (COUNT + THREADS - 1) / THREADS;
-    constexpr int AT_ONCE = EACH_ASKS < 8 ? EACH_ASKS : 8;
+    constexpr int EACH_ASKS = (POLLED_FOURS + THREADS - 1) / THREADS, AT_ONCE = EACH_ASKS < 8 ? EACH_ASKS : 8;
     const Four* from = (const Four*)own_share(args, b, step);
+    Four* to = (Four*)b.v;
     bool came = true;
-    for (int first = threadIdx.x; first < COUNT; first += AT_ONCE * THREADS) {
+    for (int first = threadIdx.x; first < POLLED_FOURS; first += AT_ONCE * THREADS) {
         Four v[AT_ONCE];
         EACH(i, AT_ONCE) {
             int at = first + i * THREADS;
-            if (at < COUNT) v[i] = load_relaxed(from + at);
+            v[i] = {0, 0, 0, 0};
+            if (at < POLLED_FOURS) v[i] = load_relaxed(from + at);
         }
+        came = came && ask(args, v, from + first);
         EACH(i, AT_ONCE) {
             int at = first + i * THREADS;
-            if (at < COUNT) {
-                if (!is_there(v[i])) came = came && ask(args, v[i], from + at);
-                ((Four*)b.v)[at] = v[i];
-            }
+            if (at < POLLED_FOURS) to[at] = v[i];
         }
     }
     return came;
