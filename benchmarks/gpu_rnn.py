@@ -343,6 +343,7 @@ def check_kind(kind: str) -> dict[tuple[str, str], bool]:
     right, workers = {}, Workers(__file__)
     states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
     few = ["cluster", "polled grid that shares columns", "grid that shares columns, in a ring"]
+    few += ["polled grid that shares columns, two sets of rows", "grid, in a ring, two sets of rows"]
     for dtype in DTYPES:
         right[kind, dtype] = True
         plans = list(PLANS) if (kind, dtype) == ("lstm", "bfloat16") else few

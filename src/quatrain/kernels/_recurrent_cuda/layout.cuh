@@ -76,6 +76,8 @@ struct Block {
     int* failed;
     int group, member, rank;
     int turn;  // steps that all sets have run
+    int seen;      // who has written the next step's operand, as far as this thread knows
+    bool fetched;  // that operand is on its way already
 };
 
 __device__ __forceinline__ Block place_block() {
@@ -99,6 +101,8 @@ __device__ __forceinline__ Block place_block() {
     b.member = blockIdx.x % BLOCKS;
     b.rank = b.member % SHARE;
     b.turn = 0;
+    b.seen = 0;
+    b.fetched = false;
     return b;
 }
 

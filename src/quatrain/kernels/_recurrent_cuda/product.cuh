@@ -114,13 +114,14 @@ __device__ __forceinline__ bool receive_sums(const Args& args, const Block& b) {
 
 // Sums of this warp's tiles, as sums[rank of who multiplied][wk][tile][8 rows of the batch][lane][4].
 // `came` is false where the operand did not come.
-__device__ __forceinline__ void multiply_all(const Held& held, const Args& args, const Block& b, int step, bool& came) {
+__device__ __forceinline__ void multiply_all(const Held& held, const Args& args, Block& b, int step, bool& came) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
     float sum[SPLIT][MPW][NT][SUMS];
     EACH(s, SPLIT) EACH(m, MPW) EACH(j, NT) EACH(i, SUMS) sum[s][m][j][i] = 0.f;
     const Data* v = operand(b, step);
     EACH(i, KPW) {
         if (i % KPC == 0) v = enter_chunk(args, b, step, i / KPC, came);
+        if (i == KPW * 3 / 4) ask_ahead(args, b, step + 1);
         int inside = inside_chunk(wk, i);
         if (!EMPTY && has_tile(inside)) {
 #if DATA != 0

@@ -60,9 +60,9 @@ __device__ __forceinline__ void begin(Set& own, const Args& args, const Block& b
     read_all(own.in, args, b, rows);
 }
 
-// One step of a set, whose `time`-th it is. False where a block waited too long.
+// One step of a set, whose `time`-th it is; `by_turns`: the other set's comes next. False where a block waited too long.
 __device__ __forceinline__ bool run_step(
-    Set& own, Walk& mine, const Held& held, const Args& args, const Block& b, int phase, int time
+    Set& own, Walk& mine, const Held& held, const Args& args, Block& b, int phase, int time, bool by_turns
 ) {
     int step = PHASES * time + phase, at = (int)threadIdx.x - phase * ROWS, row, u;
     const Row *now = rows_of(b, phase, time), *next = rows_of(b, phase, time + 1);
@@ -78,6 +78,7 @@ __device__ __forceinline__ bool run_step(
     if (!came) *b.failed = 1;
     own.alive = __syncthreads_or(alive);
     if (*b.failed) return false;
+    if (by_turns) fetch(args, b, step + 1);
     In then[EACH_THREAD];
     if (own.alive) read_all(then, args, b, next);
     Done done[EACH_THREAD];
@@ -119,7 +120,8 @@ __device__ __forceinline__ void run_all(Set* sets, Walk& mine, const Held& held,
         more = false;
         EACH(phase, PHASES) {
             if (PHASES == 1 || sets[phase].alive) {
-                if (!run_step(sets[phase], mine, held, args, b, phase, time)) return;
+                bool by_turns = PHASES > 1 && sets[PHASES - 1 - phase].alive;
+                if (!run_step(sets[phase], mine, held, args, b, phase, time, by_turns)) return;
                 more = more || sets[phase].alive;
                 ++b.turn;
             }
