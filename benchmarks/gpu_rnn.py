@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import queue
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -113,13 +114,8 @@ def force(numbers: tuple[int, int, int, int] | None, flags: dict[str, Any]) -> N
     _launch.plan = plan
 
 
-def check(
-    kind: str, dtype: str, dims: dict[str, int], optional: list[str], plan: str | None
-) -> dict[str, Any]:
+def errors(kind: str, given: dict[str, Any], narrow: torch.dtype) -> dict[str, Any]:
     """The worst error of any result or gradient, as a multiple of what the error budget allows."""
-    force(*(PLANS[plan] if plan else (None, {})))
-    narrow = DTYPES[dtype]
-    given = arguments(kind, Case(dims, tuple(optional)), narrow)
     got = outcome(kind, given, "cuda")
     torch.cuda.synchronize()
     _recurrent_cuda.check(torch.device("cuda", 0))
@@ -135,12 +131,76 @@ def check(
         kept = torch.float32 if name in ("h", "c") else narrow
         p = plain[name].to(kept).double()
         allowed = 2 * (p - e).norm() + 8 * torch.finfo(torch.float32).eps * e.norm()
-        ratio = float(((got[name] - e).norm() / allowed).nan_to_num(torch.inf))
+        error = (got[name] - e).norm()
+        ratio = float((error / allowed).nan_to_num(torch.inf)) if allowed > 0 or error > 0 else 0.0
         if not ratio <= worst:
             worst, name_of_worst = ratio, name
     again = outcome(kind, given, "cuda")
     same = all(torch.equal(got[name], again[name]) for name in got)
     return {"ok": worst <= 1 and same, "worst": round(worst, 3), "of": name_of_worst, "repeats": same}
+
+
+def check(
+    kind: str, dtype: str, dims: dict[str, int], optional: list[str], plan: str | None
+) -> dict[str, Any]:
+    """`errors` of one case, by a plan of ``PLANS`` or the planner's."""
+    force(*(PLANS[plan] if plan else (None, {})))
+    return errors(kind, arguments(kind, Case(dims, tuple(optional)), DTYPES[dtype]), DTYPES[dtype])
+
+
+def drawn_plan(draw: random.Random) -> tuple[tuple[int, int, int, int], dict[str, Any]]:
+    """Numbers for `force`, of a layer of at most four blocks of the smallest size."""
+    chunks = draw.choice([(0, 0), (0, 0), (1, 1), (2, 2), (2, 1), (4, 2)])
+    numbers = (
+        draw.choice([16, 16, 32, 64]),
+        draw.choice([1, 2, 3, 4]),
+        draw.randint(1, 20),
+        draw.randint(1, 3),
+    )
+    grid = draw.random() < 0.6
+    flags = {"grid": grid, "chunks": chunks if grid else (1, 1), "down": draw.choice([0, 1, 2, 4, 8])}
+    if draw.random() < 0.3:
+        flags |= {"held": draw.randint(0, 2), "shared": draw.randint(0, 2)}
+    return numbers, flags
+
+
+def fuzz(kind: str, seed: int, seconds: float, each: int = 40) -> dict[str, Any]:
+    """Random plans, sizes, flags, dtypes and strides against the definition; the worst that was found."""
+    draw, until = random.Random(seed), time.monotonic() + seconds
+    count, plans_used, worst = 0, 0, {"worst": 0.0}
+    states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
+    while time.monotonic() < until:
+        numbers, flags = drawn_plan(draw)
+        width, dtype = draw.randint(1, 64), draw.choice(list(DTYPES))
+        size = DTYPES[dtype].itemsize
+        problems = [
+            _plan.Problem(_plan.KINDS[KINDS[kind]], width, 8, size, back, _nvrtc.residents(0))
+            for back in (False, True)
+        ]
+        blocks = -(-width // numbers[0])
+        fits = blocks % numbers[1] == 0 and (flags["grid"] or blocks == numbers[1])
+        force(numbers, flags)
+        if not fits or any(isinstance(_launch.plan(problem), str) for problem in problems):
+            continue
+        plans_used += 1
+        for _ in range(each):
+            form = draw.choice(["lengths", "cu_seqlens", ""])
+            rows = 1 if form == "cu_seqlens" else draw.randint(1, 40)
+            dims = {"B": rows, "T": draw.randint(1, 60 if rows == 1 else 20), "D": width}
+            optional = [name for name in states if draw.random() < 0.6] + [form] * bool(form)
+            given = arguments(kind, Case(dims, tuple(optional)), DTYPES[dtype], draw.randrange(1 << 30))
+            if draw.random() < 0.3:
+                given["x"] = given["x"].repeat_interleave(2, -1)[..., ::2]
+            found = errors(kind, given, DTYPES[dtype])
+            count += 1
+            if not found["ok"] or found["worst"] > worst["worst"]:
+                worst = found | {"dtype": dtype, "dims": dims, "optional": optional}
+                worst |= {"plan": [numbers, flags]}
+            if not found["ok"]:
+                return {"ok": False, "cases": count, "plans": plans_used, **worst}
+            if time.monotonic() > until:
+                break
+    return {"ok": True, "cases": count, "plans": plans_used, **worst}
 
 
 def times(runs: dict[str, Callable[[], object]], count: int = 7) -> dict[str, float]:
@@ -328,6 +388,7 @@ def residents() -> dict[str, Any]:
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     "check": check,
+    "fuzz": fuzz,
     "table": table,
     "tune": tune,
     "compiled": compiled,
@@ -403,6 +464,24 @@ def compile_all(
     say(f"compiled in {time.monotonic() - began:.0f} s")
 
 
+def fuzz_all(kinds: list[str], seconds: float) -> bool:
+    """Fuzz in as many processes as there are cores."""
+    cores = max(2, (os.cpu_count() or 2) - 1)
+
+    def one(seed: int) -> dict[str, Any]:
+        workers, kind = Workers(__file__), kinds[seed % len(kinds)]
+        found = workers.run("fuzz", seconds + 60, kind=kind, seed=seed, seconds=seconds)
+        workers.stop()
+        return {"kind": kind, **found}
+
+    with ThreadPoolExecutor(cores) as pool:
+        every = list(pool.map(one, range(cores)))
+    for found in every:
+        say(f"{'ok  ' if found.get('ok') else 'FAIL'} {found}")
+    say(f"{sum(found.get('cases', 0) for found in every)} cases")
+    return all(found.get("ok") for found in every)
+
+
 def tabulate(workers: Workers, kinds: list[str], until: float) -> list[dict[str, Any]]:
     """The rows of the table: ours beside cuDNN in three dtypes."""
     rows = []
@@ -470,6 +549,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="check only")
+    parser.add_argument("--fuzz", action="store_true", help="random cases, for --seconds")
     parser.add_argument("--tune", action="store_true", help="measure plans, whole and empty steps")
     parser.add_argument("--kinds", default="lstm,rnn,gru")
     parser.add_argument("--rows", default="", help="of the table with --tune, such as 16x512,64x1024")
@@ -485,6 +565,8 @@ def main() -> None:
         serve(JOBS)
         return
     workers, kinds, until = Workers(__file__), args.kinds.split(","), time.monotonic() + args.seconds
+    if args.fuzz:
+        sys.exit(not fuzz_all(kinds, args.seconds))
     try:
         if args.tune:
             wanted = [r for r in TABLE if not args.rows or f"{r[0]}x{r[1]}" in args.rows.split(",")]

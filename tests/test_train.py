@@ -80,6 +80,10 @@ WAYS = {
         {"carry_state": True},
     ),
     "half": ({"pattern": "rnn s6", "checkpoint_layers": True}, {"dtype": "bfloat16", "clip": 0.5}),
+    "recurrent dropout": (
+        {"pattern": "lstm gru", "mixer": {kind: {"recurrent_dropout": 0.3} for kind in ("lstm", "gru")}},
+        {},
+    ),
 }
 
 

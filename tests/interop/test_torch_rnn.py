@@ -18,6 +18,9 @@ CASES: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
     "gru": (nn.GRU, {"batch_first": True}),
     "gru deep": (nn.GRU, {"num_layers": 2}),
     "gru plain": (nn.GRU, {"bias": False, "num_layers": 2, "batch_first": True}),
+    "rnn both ways": (nn.RNN, {"bidirectional": True, "num_layers": 2, "batch_first": True}),
+    "lstm both ways": (nn.LSTM, {"bidirectional": True, "num_layers": 2}),
+    "gru both ways": (nn.GRU, {"bidirectional": True, "num_layers": 2, "bias": False}),
 }
 EVERY = pytest.mark.parametrize("name", CASES)
 
@@ -39,8 +42,9 @@ def run(module: nn.RNNBase, x: Tensor, state: Any) -> tuple[Tensor, list[Tensor]
 
 def states(module: nn.RNNBase, batch: int) -> tuple[Any, list[Tensor]]:
     """Random states in torch's form, and each layer's."""
+    layers = module.num_layers * (1 + module.bidirectional)
     drawn = tuple(
-        torch.randn(module.num_layers, batch, 7, dtype=torch.float64, requires_grad=True)
+        torch.randn(layers, batch, 7, dtype=torch.float64, requires_grad=True)
         for _ in range(2 if isinstance(module, nn.LSTM) else 1)
     )
     return (drawn if len(drawn) == 2 else drawn[0]), list(drawn)
@@ -90,7 +94,7 @@ def test_the_way_back_gives_the_same_bits_and_settings(name: str, dtype: torch.d
     torch.testing.assert_close(run(back, x, None)[0], run(module, x, None)[0], rtol=0, atol=0)
 
 
-@EVERY
+@pytest.mark.parametrize("name", [name for name in CASES if "both ways" not in name])
 def test_steps_and_chunks_are_the_whole(name: str) -> None:
     stack, x = from_torch(make(name)), torch.randn(2, 6, 5, dtype=torch.float64)
     wanted, last = stack(x)
@@ -109,13 +113,16 @@ def test_lengths_and_packing_are_torch_packed_sequences(name: str) -> None:
     stack, lengths = from_torch(module), torch.tensor([4, 6, 1])
     x = torch.randn(3, 6, 5, dtype=torch.float64)
     rows = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    wanted, _ = nn.utils.rnn.pad_packed_sequence(module(rows)[0], batch_first=True)
+    found, last = module(rows)
+    wanted, _ = nn.utils.rnn.pad_packed_sequence(found, batch_first=True)
     valid = torch.arange(6) < lengths[:, None]
     y, after = stack(x.masked_fill(~valid[..., None], float("nan")), None, lengths)
     torch.testing.assert_close(y, wanted)
     packed, after_packed = stack(x[valid][None], None, None, torch.tensor([0, 4, 10, 11]))
     torch.testing.assert_close(packed[0], wanted[valid])
     torch.testing.assert_close(after_packed, after)
+    for got, known in zip(zip(*after, strict=True), last if len(after[0]) == 2 else (last,), strict=True):
+        torch.testing.assert_close(torch.stack(got), known)
 
 
 def test_dropout_acts_between_layers_in_training_only() -> None:
@@ -129,8 +136,6 @@ def test_dropout_acts_between_layers_in_training_only() -> None:
 def test_what_a_stack_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"module: a Linear: must be a torch\.nn\.RNN, LSTM or GRU"):
         from_torch(nn.Linear(2, 2))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"module\.bidirectional = True: must be False"):
-        from_torch(nn.GRU(5, 7, bidirectional=True))
     with pytest.raises(ConfigError, match=r"module\.proj_size = 3: must be 0"):
         from_torch(nn.LSTM(5, 7, proj_size=3))
     with pytest.raises(ConfigError, match=r"stack: a LSTM: must be a quatrain\.interop\.torch_rnn\.Stack"):
@@ -142,3 +147,9 @@ def test_what_a_stack_cannot_be_is_refused() -> None:
         stack.step(torch.zeros(2, 5), stack.initial_state(2)[:1])
     with pytest.raises(StateError, match=r"state\.h: shape \(3, 7\): must hold a batch of 2"):
         stack.step(torch.zeros(2, 5), stack.initial_state(3))
+    stack = from_torch(nn.GRU(5, 7, 2, bidirectional=True))
+    with pytest.raises(StateError, match=r"bidirectional = True: a bidirectional stack has no steps"):
+        stack.step(torch.zeros(2, 5), stack.initial_state(2))
+    rule = r"state: 2 layers: must be a tuple with the states of 2 layers x 2 directions"
+    with pytest.raises(StateError, match=rule):
+        stack(torch.zeros(2, 3, 5), stack.initial_state(2)[:2])

@@ -30,6 +30,9 @@ MODULES = {
     "lstm plain": (nn.LSTM, {"bias": False, "num_layers": 2}),
     "gru": (nn.GRU, {"num_layers": 2}),
     "gru plain": (nn.GRU, {"bias": False}),
+    "rnn both ways": (nn.RNN, {"bidirectional": True, "num_layers": 2}),
+    "lstm both ways": (nn.LSTM, {"bidirectional": True}),
+    "gru both ways": (nn.GRU, {"bidirectional": True, "num_layers": 2}),
 }
 
 
@@ -199,10 +202,11 @@ def test_a_gru_that_resets_before_the_product_is_refused_and_runs_by_itself():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", ["whole", "lengths", "cu_seqlens"])
+@pytest.mark.parametrize("causal", [True, False])
 @every
-def test_compiled_whole_it_gives_the_same(kind, form):
+def test_compiled_whole_it_gives_the_same(kind, causal, form):
     place = ("cuda", "cuda")
-    mixer = layer(kind, place, width=64).bfloat16()
+    mixer = layer(kind, place, width=64, causal=causal).bfloat16()
     x = random(place, 1 if form == "cu_seqlens" else 3, 20, 64).bfloat16()
     index = {"lengths": [20, 0, 7], "cu_seqlens": [0, 5, 5, 20]}.get(form)
     more = {} if index is None else {form: torch.tensor(index, device="cuda")}
@@ -316,3 +320,42 @@ def test_two_processes_that_share_a_gpu_both_end():
     for begun, end, child in zip(first, ends, children, strict=True):
         assert child.returncode == 0
         assert (begun + end).strip().splitlines()[-1] in ("right", "told")
+
+
+@on
+@every
+def test_a_first_row_without_steps_puts_nothing_into_a_gradient(place, kind):
+    """No sum may read memory that nobody has written: torch fills it with NaN here."""
+    mixer, x = layer(kind, place), random(place, 2, 4, 24)
+    torch.use_deterministic_algorithms(True)
+    try:
+        y, _ = mixer(x, lengths=torch.tensor([0, 3], device=place[0]))
+        got = torch.autograd.grad(y.square().sum(), list(mixer.parameters()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    want = torch.autograd.grad(mixer(x[1:, :3])[0].square().sum(), list(mixer.parameters()))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["whole", "lengths", "cu_seqlens"])
+@every
+def test_both_ways_and_with_dropout_nothing_is_read_back(kind, form):
+    place = ("cuda", "cuda")
+    mixer = layer(kind, place, width=64, causal=False, recurrent_dropout=0.2).bfloat16()
+    x = random(place, 1 if form == "cu_seqlens" else 3, 20, 64).bfloat16().requires_grad_()
+    index = {"lengths": [20, 0, 7], "cu_seqlens": [0, 5, 5, 20]}.get(form)
+    more = {} if index is None else {form: torch.tensor(index, device="cuda")}
+
+    def run():
+        y, _ = mixer(x, **more)
+        torch.autograd.grad(y.float().square().sum(), [x, *mixer.parameters()])
+
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

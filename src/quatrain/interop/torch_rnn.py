@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from quatrain.errors import ConfigError, StateError
 from quatrain.kernels import gru_scan, lstm_scan, rnn_scan
-from quatrain.kernels._batch import check_batch, mask
+from quatrain.kernels._batch import check_batch, mask, reversal, reverse
 from quatrain.mixers._check import check_input, check_state
 from quatrain.mixers.gru import GRUState
 from quatrain.mixers.lstm import LSTMState
 from quatrain.mixers.rnn import RNNState
 
-State = tuple[tuple[Tensor, ...], ...]  # one per layer: RNNState, LSTMState or GRUState
+State = tuple[tuple[Tensor, ...], ...]  # one per layer and direction: RNNState, LSTMState or GRUState
 TorchRNN = nn.RNN | nn.LSTM | nn.GRU
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of one layer's parameters, as torch calls them
@@ -34,10 +34,16 @@ class Settings(NamedTuple):
     bias: bool
     batch_first: bool  # of the torch module; a stack is always (B, T, D)
     dropout: float
+    bidirectional: bool = False
+
+    @property
+    def ways(self) -> int:
+        """Directions of a layer: 1 or 2."""
+        return 2 if self.bidirectional else 1
 
 
 class Layer(nn.Module):
-    """One layer: input projection of all steps, then the scan. Keeps both of torch's biases.
+    """One direction of a layer: input projection of all steps, then the scan. Keeps both of torch's biases.
 
     ``x (B, T, I) -> (B, T, D)`` and the state after each sequence.
     """
@@ -102,15 +108,21 @@ class Stack(nn.Module):
     by `from_torch`. ``forward`` and ``step`` are one function, as in every Quatrain mixer; batches may be
     padded (``lengths``) or packed (``cu_seqlens``). Cost: that of the scans, see docs/lstm.md.
 
+    Bidirectional: y (B, T, 2D), forwards then backwards, each sequence read backwards from its own last valid
+    step; two states per layer, in torch's order, from and to which each direction goes. There is no ``step``
+    then: one direction starts at the end.
+
     Attributes:
         settings: what the torch module was built with.
+        layers: a `Layer` for each layer and direction, in torch's order.
     """
 
     def __init__(self, settings: Settings, impl: str = "auto") -> None:
         super().__init__()
         self.settings = settings
-        sizes = (settings.input_size, *(settings.hidden_size,) * (settings.num_layers - 1))
-        self.layers = nn.ModuleList(Layer(settings, size, impl) for size in sizes)
+        ways = settings.ways
+        sizes = (settings.input_size, *(ways * settings.hidden_size,) * (settings.num_layers - 1))
+        self.layers = nn.ModuleList(Layer(settings, size, impl) for size in sizes for _ in range(ways))
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
@@ -121,6 +133,8 @@ class Stack(nn.Module):
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Whole sequences: ``(B, T, I) -> (B, T, D)`` and the state after the last valid step of each.
+
+        (B, T, 2D) where it is bidirectional; what reads backwards ends at the first step.
 
         Args and errors as those of `quatrain.mixers._base.Causal.forward`: padded with ``lengths (B,)`` or
         packed with ``cu_seqlens (S + 1,)``; ShapeError, StateError.
@@ -138,6 +152,9 @@ class Stack(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One token: ``(B, I) -> (B, D)`` and the state after it. Raises ShapeError, StateError."""
+        if self.settings.bidirectional:
+            rule = "a bidirectional stack has no steps: one direction starts at the end of the sequence"
+            raise StateError(f"bidirectional = True: {rule}")
         check_input(x, self.settings.input_size, 2, self._like)
         self._check_state(state, x.shape[0])
         y, after = self._run(x[:, None], state, None, None)
@@ -155,18 +172,27 @@ class Stack(nn.Module):
     def _run(
         self, x: Tensor, state: State | None, lengths: Tensor | None, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, State]:
-        after = []
-        for index, layer in enumerate(self.layers):
-            if index > 0:
+        ways, after = self.settings.ways, []
+        order = reversal(x, lengths, cu_seqlens) if ways == 2 else None
+        for first in range(0, len(self.layers), ways):
+            if first > 0:
                 x = self.dropout(x)
-            x, last = layer(x, None if state is None else state[index], lengths, cu_seqlens)
-            after.append(last)
+            found = []
+            for index in range(first, first + ways):
+                back = index > first
+                start = None if state is None else state[index]
+                y, last = self.layers[index](reverse(x, order) if back else x, start, lengths, cu_seqlens)
+                found.append(reverse(y, order) if back else y)
+                after.append(last)
+            x = torch.cat(found, -1) if ways == 2 else found[0]
         return x, tuple(after)
 
     def _check_state(self, state: Any, batch: int) -> None:
         if not isinstance(state, tuple) or len(state) != len(self.layers):
             got = f"{len(state)} layers" if isinstance(state, tuple) else f"a {type(state).__name__}"
-            raise StateError(f"state: {got}: must be a tuple with the states of {len(self.layers)} layers")
+            wanted = f"{self.settings.num_layers} layers"
+            wanted += f" x {self.settings.ways} directions" if self.settings.bidirectional else ""
+            raise StateError(f"state: {got}: must be a tuple with the states of {wanted}")
         for layer in state:
             check_state(layer, _STATES[self.settings.kind], self._layout(batch), "", self._like)
 
@@ -188,22 +214,19 @@ def from_torch(module: TorchRNN, *, impl: str = "auto") -> Stack:
     """The same layers on Quatrain's scans, with copies of the parameters, on their device and in their dtype.
 
     ``stack(x)`` gives what ``module(x)`` gives, up to the order of sums: y (B, T, D) whatever ``batch_first``
-    was, and a state per layer in the place of torch's stacked ones. Training mode, dropout between layers
-    and ``requires_grad`` are taken over.
+    was, and a state per layer and direction in the place of torch's stacked ones. Training mode, dropout
+    between layers and ``requires_grad`` are taken over.
 
     Args:
         module: a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
         impl: implementation of the scans.
 
     Raises:
-        ConfigError: another module, or one with ``bidirectional`` or ``proj_size``, which a causal stack of
-            layers does not have.
+        ConfigError: another module, or one with ``proj_size``, which the scans do not have.
     """
     kind = next((kind for kind, cls in _CLASSES.items() if type(module) is cls), None)
     if kind is None:
         raise ConfigError(f"module: a {type(module).__name__}: must be a torch.nn.RNN, LSTM or GRU")
-    if module.bidirectional:
-        raise ConfigError("module.bidirectional = True: must be False: a stack keeps a state and is causal")
     if module.proj_size:
         raise ConfigError(f"module.proj_size = {module.proj_size}: must be 0: the scans have no projection")
     settings = Settings(
@@ -215,6 +238,7 @@ def from_torch(module: TorchRNN, *, impl: str = "auto") -> Stack:
         module.bias,
         module.batch_first,
         float(module.dropout),
+        module.bidirectional,
     )
     with torch.device("meta"):
         stack = Stack(settings, impl)
@@ -243,6 +267,7 @@ def to_torch(stack: Stack) -> TorchRNN:
         bias=settings.bias,
         batch_first=settings.batch_first,
         dropout=settings.dropout,
+        bidirectional=settings.bidirectional,
         dtype=like.dtype,
         device="meta",
         **more,
@@ -253,8 +278,9 @@ def to_torch(stack: Stack) -> TorchRNN:
 
 def _torch_names(stack: Stack) -> dict[str, nn.Parameter]:
     """The parameters of a stack by the names that they have in torch's module."""
+    ways = stack.settings.ways
     return {
-        f"{name}_l{index}": parameter
+        f"{name}_l{index // ways}{'_reverse' if index % ways else ''}": parameter
         for index, layer in enumerate(stack.layers)
         for name, parameter in layer.named_parameters()
     }

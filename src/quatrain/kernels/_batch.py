@@ -141,6 +141,48 @@ def rows_and_steps(cu_seqlens: Tensor, total: int) -> tuple[Tensor, Tensor]:
     return row, torch.arange(total, device=cu_seqlens.device) - cu_seqlens[row]
 
 
+def reversal(x: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
+    """For `reverse`: which of the B T rows of ``x (B, T, ...)`` comes where each sequence is read backwards.
+
+    (B T,) int64, computed on the device; padding stays where it is. None where all rows have all steps.
+    """
+    batch, time = x.shape[:2]
+    step = torch.arange(time, device=x.device)
+    if cu_seqlens is not None:
+        bounds = cu_seqlens.to(torch.int64).contiguous()
+        row = torch.searchsorted(bounds[1:], step, right=True).clamp(max=len(bounds) - 2)
+        source = bounds[row] + bounds[row + 1] - 1 - step
+    elif lengths is not None:
+        size = lengths.to(torch.int64)[:, None]
+        source = torch.where(step < size, size - 1 - step, step)
+    else:
+        return None
+    source = source.clamp(0, time - 1)  # whatever a GPU's index tensors hold, which nobody has checked
+    return (source + time * torch.arange(batch, device=x.device)[:, None]).flatten()
+
+
+class _Reversed(torch.autograd.Function):
+    """Rows in an order that undoes itself: so does the gradient, where torch's own would add row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return cotangent.index_select(0, order), None
+
+
+def reverse(x: Tensor, order: Tensor | None) -> Tensor:
+    """``x (B, T, ...)`` with the valid steps of each sequence in reverse, see `reversal`; twice gives x."""
+    if order is None:
+        return x.flip(1)
+    rows: Tensor = _Reversed.apply(x.flatten(0, 1), order)  # type: ignore[no-untyped-call]
+    return rows.view(x.shape)
+
+
 Run = Callable[[list[Any], list[Any]], tuple[Tensor, ...]]
 
 

@@ -255,7 +255,8 @@ def backward(
         dx.zero_()
         if dinner is not None:
             dinner.zero_()
-    dh0, dc0 = y.new_empty(2, sequences, width, dtype=wide).unbind(0)
+    # of their own memory each: results of an op of torch.library may not share it
+    dh0, dc0 = (y.new_empty(sequences, width, dtype=wide) for _ in range(2))
     start = None if h0 is None else h0.to(wide).contiguous()
     fields |= {
         "h0": start,
@@ -288,6 +289,7 @@ def _h_before(y: Tensor, h0: Tensor | None, ranks: Ranks | None) -> Tensor:
     before = _pool.empty(tuple(y.shape), y.dtype)
     flat = before.view(-1, y.shape[2])
     flat[1:] = y.view_as(flat)[:-1]
+    flat[0] = 0  # stays where the first row has no step: 0 times what memory held may be NaN
     if ranks is None:
         before[:, 0] = 0 if h0 is None else h0
     else:

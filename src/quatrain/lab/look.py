@@ -152,12 +152,13 @@ def _layer(
 def inside(mixer: Causal[Any], x: Tensor) -> Inside:
     """One mixer, of a model or bare, on ``x (B, T, D)`` from its initial state.
 
-    A kind that this module does not know gives an `Inside` with nothing but its kind. Gradients are not
-    recorded. Raises ShapeError as the mixer's ``forward`` does. Cost: see `look`.
+    A kind that this module does not know, or one that reads both ways step by step, gives an `Inside` with
+    nothing but its kind. Gradients are not recorded. Raises ShapeError as the mixer's ``forward`` does. Cost:
+    see `look`.
     """
     check_input(x, mixer.config.width, 3, mixer._like)
     check_batch(x, lengths=None, cu_seqlens=None)
-    read = _KINDS.get(mixer.kind)
+    read = None if getattr(mixer, "reverse", None) is not None else _KINDS.get(mixer.kind)
     with torch.no_grad():
         return Inside(mixer.kind) if read is None else read(mixer, x)
 

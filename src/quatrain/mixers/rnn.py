@@ -3,19 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from quatrain.kernels import rnn_scan
-from quatrain.kernels._recurrent import KINDS
-from quatrain.kernels._recurrent_layer import Run, layer
-from quatrain.kernels.recurrent_step import step
-from quatrain.mixers import _recurrent_run, _run
-from quatrain.mixers._base import Causal, Layout
-from quatrain.mixers._check import one_of, plain_state, positive_int
+from quatrain.mixers._check import one_of
 from quatrain.mixers._init import orthogonal_, uniform_
-from quatrain.mixers._recorded import Step
-from quatrain.mixers._recurrent_run import RecurrentRun
+from quatrain.mixers._recurrent import Direction, Recurrent, Starts, check_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +21,16 @@ class RNNConfig:
         Literal["orthogonal", "identity"],
         "first recurrent matrix; identity goes with relu (arXiv:1504.00941)",
     ] = "orthogonal"
+    causal: Annotated[
+        bool, "false: half the width reads forwards, half backwards, for encoders; width is even then"
+    ] = True
+    recurrent_dropout: Annotated[
+        float, "probability of dropping a unit of h_{t-1}, the same units at all steps, in [0, 1)"
+    ] = 0.0
     impl: Annotated[str, "implementation of the scan"] = "auto"
 
     def __post_init__(self) -> None:
-        positive_int("width", self.width)
+        check_config(self)
         one_of("nonlinearity", self.nonlinearity, ("tanh", "relu"))
         one_of("recurrent_init", self.recurrent_init, ("orthogonal", "identity"))
 
@@ -42,93 +41,47 @@ class RNNState(NamedTuple):
     h: Tensor  # (B, D), float32 or wider
 
 
-class RNN(Causal[RNNState]):
+class RNN(Recurrent[RNNState]):
     """h_t = f(in_proj(x_t) + recurrent h_{t-1}), y_t = h_t, with f = tanh or ReLU.
 
     ``x (B, T, D) -> y (B, T, D)``. Cost: 4 D^2 operations per token, one step after the other; state D
     numbers. At first: in_proj uniform in [-1/sqrt(D), 1/sqrt(D)] with bias 0; recurrent orthogonal or the
-    identity.
+    identity. ``causal=False`` and ``recurrent_dropout``: see `Recurrent`.
     """
 
     Config: ClassVar[type[RNNConfig]] = RNNConfig
     State: ClassVar[type[RNNState]] = RNNState
     kind: ClassVar[str] = "rnn"
+    gates: ClassVar[int] = 1
     config: RNNConfig
 
-    def __init__(self, config: RNNConfig | None = None, **fields: object) -> None:
-        super().__init__(config, **fields)
-        width = self.config.width
-        self.in_proj = nn.Linear(width, width)
-        self.recurrent = nn.Parameter(torch.empty(width, width))
-        uniform_(self.in_proj.weight, width**-0.5)
-        nn.init.zeros_(self.in_proj.bias)
+    @property
+    def _core(self) -> tuple[str, int]:
+        return "rnn", int(self.config.nonlinearity == "relu")
+
+    def _draw(self, weights: Direction | Recurrent[RNNState]) -> None:
+        uniform_(weights.in_proj.weight, self._hidden**-0.5)
+        nn.init.zeros_(weights.in_proj.bias)
         if self.config.recurrent_init == "identity":
-            nn.init.eye_(self.recurrent)
+            nn.init.eye_(weights.recurrent)
         else:
-            orthogonal_(self.recurrent)
+            orthogonal_(weights.recurrent)
 
-    def run(self, state: RNNState) -> _run.Run[RNNState]:
-        if not RecurrentRun.fits(self, state):
-            return super().run(state)
-        return RecurrentRun(self, state, KINDS["rnn"], int(self.config.nonlinearity == "relu"))
-
-    def _recorded_step(self, batch: int, dtype: torch.dtype) -> Step[RNNState] | None:
-        if not self._is_recordable(RNN, self.in_proj):
-            return None
-        return _recurrent_run.step(self, batch, KINDS["rnn"], int(self.config.nonlinearity == "relu"))
-
-    def _forward(
+    def _scan(
         self,
-        x: Tensor,
-        state: RNNState | None,
+        drive: Tensor,
+        matrix: Tensor,
+        bias: Tensor | None,
+        starts: Starts,
         lengths: Tensor | None,
         cu_seqlens: Tensor | None,
-        keep_state: bool,
-    ) -> tuple[Tensor, RNNState]:
-        if lengths is None and cu_seqlens is None:
-            done = self._in_core(layer, x, state)
-            if done is not None:
-                return done
-        drive = self.in_proj(
-            x
-        )  # (B, T, D); of low precision under autocast, and the recurrent matrix with it
-        y, h = rnn_scan(
+    ) -> tuple[Tensor, ...]:
+        return rnn_scan(
             drive,
-            self.recurrent.to(drive.dtype),
-            None if state is None else state.h,
+            matrix,
+            starts[0],
             nonlinearity=self.config.nonlinearity,
             lengths=lengths,
             cu_seqlens=cu_seqlens,
             impl=self.config.impl,
         )
-        return y, RNNState(h)
-
-    def _step(self, x: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
-        return self._in_core(step, x, state) or super()._step(x, state)
-
-    def _in_core(self, run: Run, x: Tensor, state: RNNState | None) -> tuple[Tensor, RNNState] | None:
-        """Projection and scan together, where the C++ core or a GPU kernel does it."""
-        h0 = None if state is None else state.h
-        done = run(
-            KINDS["rnn"],
-            x,
-            self.in_proj.weight,
-            self.in_proj.bias,
-            self.recurrent,
-            None,
-            h0,
-            None,
-            variant=int(self.config.nonlinearity == "relu"),
-            impl=self.config.impl,
-        )
-        return None if done is None else (done[0], RNNState(*done[1:]))
-
-    def _check_state(self, state: RNNState, batch: int) -> None:
-        if not plain_state(state, RNNState, (batch, self.config.width), self.recurrent):
-            super()._check_state(state, batch)
-
-    def _layout(self, batch: int, time: int) -> Layout:
-        return {"h": ((batch, self.config.width), self._wide)}
-
-    def flops_per_token(self, context: int) -> int:
-        return 4 * self.config.width**2

@@ -87,7 +87,7 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One token: ``x (B, D)``."""
-        if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
+        if not (torch.compiler.is_compiling() or (self.training and (self.dropout.p or self.config.draws))):
             done: tuple[Tensor, tuple[Tensor, ...]] | None = self._recorded.step(
                 self, self.config.width, x, state
             )
@@ -230,7 +230,7 @@ class Backbone(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One token: ``(B, D) -> (B, D)`` and the state after it. Raises StateError for a foreign state."""
-        if not (torch.compiler.is_compiling() or (self.training and self.dropout.p)):
+        if not (torch.compiler.is_compiling() or (self.training and (self.dropout.p or self.config.draws))):
             done: tuple[Tensor, State] | None = self._recorded.step(self, self.config.width, x, state)
             if done is not None:
                 return done

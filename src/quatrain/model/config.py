@@ -139,6 +139,11 @@ class ModelConfig:
         return max(8, 8 * round(exact / 8))
 
     @property
+    def draws(self) -> bool:
+        """Whether training draws random numbers in the layers: dropout of either kind."""
+        return bool(self.dropout) or any(values.get("recurrent_dropout") for values in self.mixer.values())
+
+    @property
     def has_tied_head(self) -> bool:
         """Whether the head is the embedding: it gives next tokens only."""
         return self.tied and self.task == "lm"

@@ -87,7 +87,7 @@ class _Search:
     def candidates(self, target: int, depth: int, grain: int) -> Iterator[ModelConfig]:
         """Configs of this depth that are near the target, the best proportioned first."""
         widest = isqrt(target // depth) + 64  # every mixer has more than D^2 parameters
-        widths = [width for width in range(grain, widest, grain) if self._heads(width, grain)]
+        widths = [width for width in range(grain, widest, grain) if self._fits(width, grain)]
 
         def shape(base: ModelConfig, width: int) -> ModelConfig:
             mixer = dict(base.mixer)
@@ -129,6 +129,11 @@ class _Search:
             mlp = sum(p.numel() for part in outside if part is not None for p in part.parameters())
             self.layers[key] = sum(p.numel() for p in block.parameters()) - mlp
         return self.layers[key]
+
+    def _fits(self, width: int, grain: int) -> bool:
+        """Whether every mixer can have this width: heads and directions get equal parts of it."""
+        halved = any(settings.get("causal") is False for settings in self.base.mixer.values())
+        return bool(self._heads(width, grain)) and not (halved and width % 2)
 
     def _heads(self, width: int, grain: int) -> int:
         """Number of attention heads; 0 if none fit, 1 without attention."""

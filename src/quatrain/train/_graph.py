@@ -222,7 +222,7 @@ def recorder(
     turn: Turn,
 ) -> Recorder | None:
     """What records a run's steps; None where its feed or its device cannot."""
-    make = tapes(model.device, turn if model.config.dropout else None)
+    make = tapes(model.device, turn if model.config.draws else None)
     if make is None or not isinstance(feed, Recordable):
         return None
     return Recorder(feed, model, optimizer, clip, autocast, make)
