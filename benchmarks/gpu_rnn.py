@@ -159,6 +159,7 @@ def drawn_plan(draw: random.Random) -> tuple[tuple[int, int, int, int], dict[str
     )
     grid = draw.random() < 0.6
     flags = {"grid": grid, "chunks": chunks if grid else (1, 1), "down": draw.choice([0, 1, 2, 4, 8])}
+    flags["phases"] = draw.choice([1, 2])
     if draw.random() < 0.3:
         flags |= {"held": draw.randint(0, 2), "shared": draw.randint(0, 2)}
     return numbers, flags
