@@ -22,6 +22,25 @@ __device__ __forceinline__ bool ask(Four& v, const Four* from, const int* gave_u
     return true;
 }
 
+// The same for COUNT times 16 bytes that lie APART times 16 bytes from each other. What is missing is asked for at once:
+// an answer takes most of a us.
+template <int APART, int COUNT>
+__device__ __forceinline__ bool ask_all(Four (&v)[COUNT], const Four* from, const int* gave_up, int mark, Long patience) {
+    Long until = 0;
+    for (int turn = 1;; ++turn) {
+        bool all = true;
+        EACH(i, COUNT) all = all && is_there(v[i]);
+        if (all) return true;
+        EACH(i, COUNT) {
+            if (!is_there(v[i])) v[i] = load_relaxed(from + i * APART);
+        }
+        if (turn % 64) continue;
+        Long now = nanoseconds();
+        if (until == 0) until = now + patience;
+        if (now > until || load_acquire(gave_up) == mark) return false;
+    }
+}
+
 #ifndef ON_CPU
 __device__ __forceinline__ void store_word(unsigned* p, unsigned v) {
     asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(v) : "memory");

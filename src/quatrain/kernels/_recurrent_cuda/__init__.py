@@ -136,7 +136,7 @@ def backward(
     launch.set("cells", cells)
     launch.set("dx", dx)
     launch.set("dinner", dinner)
-    rows = launch.plan.groups * launch.plan.rows if kind is GRU else 0
+    rows = launch.plan.slots if kind is GRU else 0
     d_bias = x.new_empty(rows, width, dtype=torch.float32)  # wide: the sum of rounded cotangents would err
     launch.set("dbias", d_bias)
     launch.set("dh0", starts[0])

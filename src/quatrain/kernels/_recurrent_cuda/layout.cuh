@@ -1,10 +1,12 @@
 // Where everything lies: sizes, arguments, which sequence a row holds at which step.
 //
-// A group of BLOCKS blocks runs ROWS rows; each block owns UNITS units of the layer. The operand of a step's
-// product (h forward, the cotangents of the gates backward) is a vector of numbers for each row, in slices
-// [slice][row][UNITS]: what a block contributes is one piece of PARTS slices.
+// A group of BLOCKS blocks runs PHASES sets of ROWS rows by turns; each block owns UNITS units of the layer. The
+// operand of a step's product (h forward, the cotangents of the gates backward) is a vector of numbers for each row
+// of a set, in slices [slice][row][UNITS]: what a block contributes is one piece of PARTS slices.
 //
-// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
+// A `step` is one of one set: sets take turns, so that step s is one of set s % PHASES.
+//
+// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, PHASES, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
 // CHUNKS, RING, FULL, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)   // slices of a block
@@ -27,6 +29,8 @@
 #define CHUNK_TILES (KT / CHUNKS)
 #define KPC (KPW / CHUNKS)           // tiles of a warp in a chunk
 #define USES (CHUNKS / RING)         // of a place for a chunk, in a step
+#define OPERANDS (GRID ? 1 : 2 * PHASES)     // in shared memory at a time, or RING chunks of one
+#define BARS (GRID ? 2 * RING : 2 * PHASES)  // of operands or of places for chunks
 
 // Whether a unit of the block is one of the layer's: where FULL blocks fill it all are.
 #define IS_UNIT(unit) (FULL || (unit) < args.width)
@@ -51,7 +55,8 @@ struct Args {
 #define SUMS_OF_STEP (SHARE * WK * OWN_MT * NT * SUM_TILE)
 #define SUM_BYTES (SUM_PLACES * SUMS_OF_STEP * 4)
 #define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
-static_assert(BYTES == (GRID ? 1 : 2) * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + 48 * ROWS + 16 * RING + 32,
+#define ROW_BYTES (PHASES * 2 * ROWS * 24)
+static_assert(BYTES == OPERANDS * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + ROW_BYTES + 8 * BARS + 32,
               "_plan.py counts bytes of shared memory otherwise");
 
 struct Row {      // what a row does in a step
@@ -61,22 +66,25 @@ struct Row {      // what a row does in a step
 enum { FIRST = 1, LAST = 2, BEHIND = 4 };  // step of a sequence, in the direction of the pass; one more backwards
 
 struct Block {
-    Data* v;  // operands: two, or RING chunks of one where blocks read it from global memory
+    Data* v;  // operands: two of a set, or RING chunks of one where blocks read it from global memory
     Data* stage;
     float* sums;
     Four* tiles;
-    Row* rows;
+    Row* rows;  // [set][2][ROWS]
     Long *full, *empty;  // barriers: an operand is there, a place for a chunk is free
     Long* shared_sums;   // two: sums of other blocks are there
     int* failed;
     int group, member, rank;
+    int turn;  // steps that all sets have run
+    int seen;      // who has written the next step's operand, as far as this thread knows
+    bool fetched;  // that operand is on its way already
 };
 
 __device__ __forceinline__ Block place_block() {
     char* memory = (char*)shared_memory;
     Block b;
     b.v = (Data*)memory;
-    memory += (GRID ? 1 : 2) * V_BYTES;
+    memory += OPERANDS * V_BYTES;
     b.stage = (Data*)memory;
     memory += STAGE_BYTES;
     b.sums = (float*)memory;
@@ -84,21 +92,27 @@ __device__ __forceinline__ Block place_block() {
     b.tiles = (Four*)memory;
     memory += TILE_BYTES;
     b.rows = (Row*)memory;
-    memory += 2 * ROWS * sizeof(Row);
+    memory += ROW_BYTES;
     b.full = (Long*)memory;
     b.empty = b.full + RING;
-    b.shared_sums = b.full + 2 * RING;
-    b.failed = (int*)(b.full + 2 * RING + 2);
+    b.shared_sums = b.full + BARS;
+    b.failed = (int*)(b.full + BARS + 2);
     b.group = blockIdx.x / BLOCKS;
     b.member = blockIdx.x % BLOCKS;
     b.rank = b.member % SHARE;
+    b.turn = 0;
+    b.seen = 0;
+    b.fetched = false;
     return b;
 }
 
 __device__ __forceinline__ Data* operand(const Block& b, int step) {
-    return b.v + (GRID ? 0 : (step & 1) * (V_BYTES / (int)sizeof(Data)));
+    return b.v + (step & OPERANDS - 1) * (V_BYTES / (int)sizeof(Data));
 }
-__device__ __forceinline__ Long* bar_of(const Block& b, int step) { return b.full + (step & 1); }  // RING is 1 there
+__device__ __forceinline__ Long* bar_of(const Block& b, int step) { return b.full + (step & 2 * PHASES - 1); }
+__device__ __forceinline__ Row* rows_of(const Block& b, int phase, int time) {
+    return b.rows + (2 * phase + (time & 1)) * ROWS;
+}
 
 // Row n's piece of 16 bytes c lies where c ^ twist(n) says, so that 8 rows' pieces lie in different banks.
 __device__ __forceinline__ int twist(int n) {
@@ -118,7 +132,7 @@ struct Walk {
 __device__ __forceinline__ Long clamp(Long x, Long most) { return x < 0 ? 0 : x > most ? most : x; }
 
 __device__ __forceinline__ void look_ahead(Walk& w, const Args& args) {
-    Long slots = (Long)args.groups * ROWS;
+    Long slots = (Long)args.groups * (PHASES * ROWS);
     for (;;) {
         Long rank = w.turn * slots + (w.turn & 1 ? slots - 1 - w.slot : w.slot);
         ++w.turn;
