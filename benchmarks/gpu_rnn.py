@@ -352,6 +352,7 @@ def compiled(
         wanted = [(made, keep, False) for keep in {False, not back}]
     for made, keep, silent in wanted[part::parts]:
         x = torch.empty(1, 1, GATES[kind] * width, device="cuda", dtype=torch.bfloat16)
+        x = x.expand(batch, TIME, -1)  # its size decides how the gates are kept
         weight = torch.empty(GATES[kind] * width, width, device="cuda", dtype=torch.bfloat16)
         inputs = _launch.Inputs(KINDS[kind], x, weight, None, None, None, None, None)
         _launch.Launch(inputs, back, made).kernel(keep, False, silent)

@@ -195,8 +195,12 @@ def drawn(name, case):
 
 
 @pytest.mark.parametrize("name", SCANS)
-def test_a_layer_of_512_units_as_it_is_planned(emulator, name):
-    """16 blocks of a cluster, or 8 with a part of the weights in shared memory: the plans of the table."""
+def test_a_layer_of_512_units_as_it_is_planned(emulator, name, monkeypatch):
+    """16 blocks of a cluster, or 8 with a part of the weights in shared memory: the plans of the table.
+
+    What is kept of the gates is narrow, as it is for whole batches.
+    """
+    monkeypatch.setattr(_launch, "MUCH", 0)
     case = Case({"B": 9, "T": 3, "D": 512}, ("h0",))
     check_budget(OPS[name], SCANS[name], example(OPS[name], case), torch.bfloat16)
 
@@ -241,6 +245,7 @@ def test_saturated_gates(emulator):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_nan_stays_nan_in_its_sequence_alone(emulator, name, dtype, monkeypatch):
     """Also in what is kept, and where numbers say themselves that they are there."""
+    monkeypatch.setattr(_launch, "MUCH", 0)
     force(monkeypatch, 16, 1, 3, 1, grid=True, chunks=(0, 0))
     arguments = given(name, Case({"B": 3, "T": 5, "D": 20}, ("h0",)), dtype)
     all_bits = torch.tensor(-1, dtype=torch.int32).view(torch.float32)

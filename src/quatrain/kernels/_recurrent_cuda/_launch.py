@@ -17,6 +17,7 @@ _POINTERS = (
 )
 _LONGS = ("x_step", "dy_step", "time", "tokens", "patience")
 _INTS = ("width", "sequences", "groups")
+MUCH = 1 << 20  # numbers that are kept of the gates
 PATIENCE = 5_000_000_000  # ns that a block waits for another before it gives up
 
 
@@ -53,8 +54,18 @@ class Results(NamedTuple):
     y: Tensor
     h: Tensor
     c: Tensor
-    gates: Tensor  # (B T, kept, D), in 16 bits for bfloat16 data
+    gates: Tensor  # (B T, kept, D), in 16 bits where `is_narrow`
     cells: Tensor  # (B T, D), c of an LSTM or h of a GRU
+
+
+def is_narrow(inputs: Inputs) -> bool:
+    """Whether what is kept of the gates takes 16 bits: beside bfloat16 data, where there is much of it.
+
+    Their error is a fraction of what rounding the operands gives, but for single numbers by chance: few
+    sequences may have a largest error that happens to be small. What is small costs nothing in full.
+    """
+    x, kept = inputs.x, KEPT[KINDS[inputs.kind]]
+    return x.dtype is torch.bfloat16 and x.shape[0] * x.shape[1] * kept * inputs.weight.shape[1] > MUCH
 
 
 def results(inputs: Inputs, keep: bool) -> Results:
@@ -65,7 +76,7 @@ def results(inputs: Inputs, keep: bool) -> Results:
     h = x.new_empty(inputs.sequences, width, **wide)
     c = x.new_empty(inputs.sequences if inputs.kind == "lstm" else 0, width, **wide)
     tokens = x.shape[0] * x.shape[1] if keep else 0
-    saved = torch.int16 if x.dtype is torch.bfloat16 else torch.float32
+    saved = torch.int16 if is_narrow(inputs) else torch.float32
     gates = x.new_empty(tokens, KEPT[number], width, dtype=saved)
     cells = x.new_empty(tokens if number >= 2 else 0, width, **wide)
     return Results(y, h, c, gates, cells)
@@ -144,6 +155,7 @@ class Launch:
             ("BACK", int(self.back)),
             *self.plan.defines(),
             ("FULL", int(self.plan.blocks * self.plan.units == self.width)),
+            ("NARROW", int((keep or self.back) and is_narrow(self.inputs))),
             ("KEEP", int(keep)),
             ("FLUSH", int(flush)),
             ("EMPTY", int(empty)),

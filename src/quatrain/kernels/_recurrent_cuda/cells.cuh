@@ -1,7 +1,7 @@
 // What one unit of one sequence does in a step. KIND: 0 RNN with tanh, 1 RNN with ReLU, 2 LSTM, 3 GRU.
 //
-// `Kept` is what a forward pass saves of the arguments of the gates' functions, 16 bits where data are bfloat16: saved
-// values of the gates would lose 1 - gate where a gate is saturated. Beside float16 data its error would count.
+// `Kept` is what a forward pass saves of the arguments of the gates' functions, NARROW in 16 bits: saved values of the
+// gates would lose 1 - gate where a gate is saturated.
 
 #if KIND == 2
 #define GATES 4
@@ -16,7 +16,7 @@
 #define CELL (KIND == 2)
 #define WIDE (KIND >= 2)  // c of an LSTM or h of a GRU is kept in float32
 
-#if DATA != 2
+#if !NARROW
 typedef float Kept;
 __device__ __forceinline__ Kept keep(float x) { return x; }
 __device__ __forceinline__ float kept(Kept x) { return x; }

@@ -7,7 +7,7 @@
 // A `step` is one of one set: sets take turns, so that step s is one of set s % PHASES.
 //
 // Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, PHASES, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
-// CHUNKS, RING, FULL, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
+// CHUNKS, RING, FULL, NARROW, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)   // slices of a block
 #define SHARE (GRID ? CLUSTER : 1)  // blocks that multiply the same rows of weights, each a share of the columns
