@@ -195,6 +195,11 @@ SMALL = {
     "attention": ({"B": 2, "T": 4, "H": 2, "G": 1, "K": 2}, (), {}),
     "lti_conv": ({"B": 2, "T": 4, "E": 2, "R": 3}, (), {}),
     "linear_step": ({"B": 2, "D": 3, "M": 4}, ("residual",), {}),
+    "s6_block_step": (
+        {"B": 2, "D": 3, "E": 2, "N": 2, "R": 1, "W": 2},
+        ("norm_weight", "conv_bias", "dt_bias", "skip"),
+        {"eps": 0.1},
+    ),
     "recurrent_step": ({"B": 2, "I": 3, "D": 2}, ("in_bias",), {}),
     "rms_norm": ({"B": 2, "T": 2, "D": 3}, (), {"eps": 0.1}),
     "cross_entropy": ({"R": 3, "V": 5}, (), {"ignored": True}),

@@ -29,6 +29,26 @@ def no_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        with no_autocast(x):
+            return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        with no_autocast(x):
+            return cotangent @ weight, cotangent.flatten(0, -2).T @ x.flatten(0, -2)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x (..., I) weight (O, I)^T``, whose gradients keep their precision under autocast, too."""
+    y: Tensor = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a backward pass that is written by hand and has no derivative itself.
 

@@ -1,8 +1,8 @@
 """One step of a recurrent layer in torch's operations; autograd follows them."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from quatrain.kernels._autograd import linear
 from quatrain.kernels._check import wide_dtype
 from quatrain.kernels.gru_scan import steps as gru
 from quatrain.kernels.lstm_scan import steps as lstm
@@ -22,7 +22,8 @@ def step(
 ) -> tuple[Tensor, ...]:
     """See `recurrent_step_reference`; operands and sums are float32 or wider."""
     wide = wide_dtype(x.dtype)
-    drive = F.linear(x.to(wide), in_weight.to(wide), None if in_bias is None else in_bias.to(wide))[:, None]
+    drive = linear(x.to(wide), in_weight.to(wide))
+    drive = (drive if in_bias is None else drive + in_bias.to(wide))[:, None]
     if kind == "lstm":
         y, *states = lstm.scan(drive, weight, h0, c0)
     elif kind in ("gru", "gru_before"):
