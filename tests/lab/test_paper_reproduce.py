@@ -25,6 +25,7 @@ from quatrain.lab.paper._score import Score, add, score
 from quatrain.lab.paper.cells import Job
 from quatrain.lab.paper.copy_memory import CopyMemory
 from quatrain.lab.paper.induction_heads import InductionHeads
+from quatrain.lab.paper.metric import best_rate
 from quatrain.lab.paper.recipe import Recipe
 from quatrain.lab.paper.reproduce import forecast, reproduce
 from quatrain.model.config import ModelConfig
@@ -109,6 +110,14 @@ def test_a_table(whole, tmp_path):
     assert rnn[-1] == ""
     assert "| 12 |" in shown.markdown
     assert "rnn: not tested beyond 8 steps: to see a limit" in shown.notes
+
+
+def test_equal_rates_are_told_apart_by_a_rule():
+    """Cells end in any order; what is trained, tested and shown is of the same one."""
+    solved = {"merit": 0.0, "valid_loss": 0.0}
+    assert best_rate({2e-3: solved, 1e-3: solved}) == best_rate({1e-3: solved, 2e-3: solved}) == 1e-3
+    assert best_rate({2e-3: solved, 1e-3: {"merit": 0.0, "valid_loss": 0.1}}) == 2e-3
+    assert best_rate({}) is None
 
 
 def test_a_finished_table_is_only_shown(whole, tmp_path):

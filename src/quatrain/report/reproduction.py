@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from quatrain.errors import DataError
-from quatrain.lab.paper.metric import METRICS, value_of
+from quatrain.lab.paper.metric import METRICS, best_rate, value_of
 from quatrain.report.evidence import quantile
 
 Row = dict[str, Any]
@@ -129,7 +129,7 @@ def _model(name: str, rows: Sequence[Row], recipe: Row, seeds: int, failed: Mapp
     fine = [row for row in cells if row["status"] == "ok"]
     rates = recipe["models"][name]["learning_rates"]
     first = {row["lr"]: row for row in fine if row["seed"] == 0}
-    lr = min(first, key=lambda rate: (first[rate]["merit"], first[rate]["valid_loss"]), default=None)
+    lr = best_rate(first)
     tried = {row["lr"] for row in cells if row["seed"] == 0} >= set(rates)
     tested: dict[int, dict[int, Row]] = {}
     for row in mine:

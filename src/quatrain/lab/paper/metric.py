@@ -19,3 +19,11 @@ def value_of(row: Mapping[str, Any], metric: str) -> float:
     if metric == "perplexity":
         return exp(row["loss"])
     return float(row["loss"] / log(2) if metric == "bits" else row[metric])
+
+
+def best_rate(found: Mapping[float, Mapping[str, Any]]) -> float | None:
+    """The learning rate whose cell, a row "cell" or its outcome, is best on validation; of equals the lowest.
+
+    None where there is none.
+    """
+    return min(found, key=lambda rate: (found[rate]["merit"], found[rate]["valid_loss"], rate), default=None)

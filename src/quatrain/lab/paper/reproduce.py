@@ -22,6 +22,7 @@ from quatrain.lab.journal import Journal
 from quatrain.lab.paper import cells
 from quatrain.lab.paper.cells import Job
 from quatrain.lab.paper.fleet import Fleet
+from quatrain.lab.paper.metric import best_rate
 from quatrain.lab.paper.pool import Here, Pool, Processes
 from quatrain.lab.paper.recipe import Recipe
 from quatrain.model.device import choose, name_of
@@ -259,8 +260,7 @@ class _Run:
         if any(key not in self.journal for key in keys.values()):
             return None
         found = {rate: self.journal.outcome(key) for rate, key in keys.items()}
-        fine = [rate for rate in rates if found[rate]["status"] == "ok"]
-        return min(fine, key=lambda rate: (found[rate]["merit"], found[rate]["valid_loss"]), default=None)
+        return best_rate({rate: row for rate, row in found.items() if row["status"] == "ok"})
 
     def _drop_losers(self, name: str) -> None:
         chosen = self._chosen(name)
