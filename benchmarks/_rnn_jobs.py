@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from _budget import excess
 from _jobs import say
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -80,11 +81,7 @@ def check_step(kind: str, dtype: str, sizes: tuple[int, int, int], impl: str, de
         got = op.run(cast(narrow), impl)
         exact = op.reference(**cast(torch.float64))
         plain = op.reference(**cast(torch.float32), **rounding)
-    worst = 0.0
-    for g, p, e in zip(got, plain, exact, strict=True):
-        error, allowed = (g.double() - e).norm(), 2 * (p.to(g.dtype).double() - e).norm()
-        ratio = error / (allowed + 8 * torch.finfo(torch.float32).eps * e.norm())
-        worst = max(worst, float(ratio.nan_to_num(torch.inf)))
+    worst = max(excess(g, p, e) for g, p, e in zip(got, plain, exact, strict=True))
     return {"ok": worst <= 1, "worst": round(worst, 3)}
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from _budget import excess
 from _jobs import say
 from _rnn_jobs import DTYPES, alternating, bandwidth, captured, once
 from _rows import row
@@ -60,11 +61,7 @@ def check_op(dtype: str, sizes: tuple[int, ...], impl: str, device: str) -> floa
     got = op.run(cast(narrow), impl)
     exact = op.reference(**cast(torch.float64))
     plain = op.reference(**cast(torch.float32), **rounding)
-    worst = 0.0
-    for g, p, e in zip(got, plain, exact, strict=True):
-        error, allowed = (g.double() - e).norm(), 2 * (p.to(g.dtype).double() - e).norm()
-        ratio = error / (allowed + 8 * torch.finfo(torch.float32).eps * e.norm())
-        worst = max(worst, float(ratio.nan_to_num(torch.inf)))
+    worst = max(excess(g, p, e) for g, p, e in zip(got, plain, exact, strict=True))
     return worst
 
 

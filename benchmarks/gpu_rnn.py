@@ -1,8 +1,8 @@
 """Check, then time the recurrent kernels on a GPU beside cuDNN; rows go to a JSON Lines file.
 
     python benchmarks/gpu_rnn.py --check                    what is right, in under a minute
-    python benchmarks/gpu_rnn.py --out benchmarks/results/gpu_rnn.jsonl --commit HASH
-    python benchmarks/gpu_rnn.py --tune                     the cheapest plans of each row, measured
+    python benchmarks/gpu_rnn.py --out benchmarks/results/gpu_rnn.jsonl
+    python benchmarks/gpu_rnn.py --tune --out benchmarks/results/gpu_rnn_steps.jsonl    plans of each row
 
 Every job runs in a child process, with a time limit: where one fails, is killed or does not end, the next one
 begins in a new one. Nothing is timed of a kind whose check is red.
@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from _budget import excess
 from _jobs import Workers, say, serve
 from _rows import row
 from torch import Tensor
@@ -129,10 +130,7 @@ def errors(kind: str, given: dict[str, Any], narrow: torch.dtype) -> dict[str, A
     worst, name_of_worst = 0.0, ""
     for name, e in exact.items():
         kept = torch.float32 if name in ("h", "c") else narrow
-        p = plain[name].to(kept).double()
-        allowed = 2 * (p - e).norm() + 8 * torch.finfo(torch.float32).eps * e.norm()
-        error = (got[name] - e).norm()
-        ratio = float((error / allowed).nan_to_num(torch.inf)) if allowed > 0 or error > 0 else 0.0
+        ratio = excess(got[name], plain[name], e, kept)
         if not ratio <= worst:
             worst, name_of_worst = ratio, name
     again = outcome(kind, given, "cuda")
@@ -531,19 +529,34 @@ def short_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def tune_all(
     workers: Workers, passes: list[Pass], count: int, empty: bool, phases: bool, until: float
-) -> None:
-    """Measure several plans of each pass."""
+) -> list[dict[str, Any]]:
+    """Measure several plans of each pass; a row for each."""
+    rows = []
     compile_all(passes, until, count, empty, phases)
     for kind, batch, width, back in passes:
         if time.monotonic() > until:
             say("no time left")
-            return
+            break
         values = {"kind": kind, "batch": batch, "width": width, "back": back, "count": count, "empty": empty}
         values["phases"] = phases
         found = workers.run("tune", 60, **values)
         say(f"{kind} B{batch} H{width} {'backward' if back else 'forward'}: {found.get('failed', '')}")
         for line in found.get("rows", ()):
             say(f"    {line}")
+            if "us" in line:
+                case = f"B{batch} H{width} T{TIME} {line['plan']}"
+                more = {"value": line["us"], "unit": "us a step"}
+                more |= {"empty": line["empty"]} if "empty" in line else {}
+                mode = "backward" if back else "forward"
+                rows.append(row(f"{kind}_scan", OURS, case, "bfloat16", mode, **more))
+    return rows
+
+
+def write(out: Path | None, rows: list[dict[str, Any]]) -> None:
+    """The rows as JSON Lines, where a file is named."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
 
 
 def main() -> None:
@@ -573,7 +586,7 @@ def main() -> None:
         if args.tune:
             wanted = [r for r in TABLE if not args.rows or f"{r[0]}x{r[1]}" in args.rows.split(",")]
             passes = [(kind, *r, back) for kind in kinds for r in wanted for back in (False, True)]
-            tune_all(workers, passes, args.plans, args.empty, args.phases, until)
+            write(args.out, tune_all(workers, passes, args.plans, args.empty, args.phases, until))
             return
         if not args.unchecked:
             say(f"at once: {workers.run('residents', 60)}")
@@ -584,9 +597,7 @@ def main() -> None:
         rows = tabulate(workers, kinds, until)
     finally:
         workers.stop()
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    write(args.out, rows)
     say("\n".join([torch.cuda.get_device_name(), *short_table(rows)]))
 
 

@@ -17,7 +17,6 @@ from quatrain.train import feed
 from quatrain.train.config import RunConfig
 from quatrain.train.loop import train
 
-NONE = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 TASKS = ("lm", "classify", "forecast", "tag", "transcribe")
 
 
@@ -55,8 +54,12 @@ def config_of(source, **more) -> RunConfig:
     )
 
 
-@NONE
-def test_auto_is_the_cpu_where_there_is_nothing_else_and_cuda_says_why():
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_auto_is_the_cpu_where_there_is_nothing_else_and_cuda_says_why(no_gpu):
     assert devices.choose("auto") == devices.choose("cpu") == devices.choose("auto", "cuda")
     assert devices.name_of(devices.choose("auto")) == "cpu"
     with pytest.raises(ConfigError, match=r"^device = 'cuda': cannot be used: (this torch|torch finds)"):
@@ -73,8 +76,7 @@ def test_auto_prefers_a_usable_gpu_and_stays_where_the_run_began(monkeypatch):
     assert devices.choose("auto", "cuda") == torch.device("cuda", 0)
 
 
-@NONE
-def test_every_command_refuses_a_device_that_is_not_there(tmp_path, capsys):
+def test_every_command_refuses_a_device_that_is_not_there(no_gpu, tmp_path, capsys):
     source = source_of("lm", tmp_path)
     small = ["--train.steps", "1", "--model.width", "8", "--model.layers", "1", "--mixer", "gru"]
     sizes = ["--train.sequence", "16", "--train.batch_tokens", "32"]
@@ -96,8 +98,7 @@ def test_every_command_refuses_a_device_that_is_not_there(tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
-@NONE
-def test_doctor_says_what_auto_is(capsys):
+def test_doctor_says_what_auto_is(no_gpu, capsys):
     assert cli.main(["doctor"]) == 0
     assert "auto is cpu: " in capsys.readouterr().out
 

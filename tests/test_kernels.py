@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from tests.budget import check_errors
 from torch import Tensor
 
 from quatrain.kernels import OPS
@@ -17,14 +18,6 @@ CASES = [
     for case in op.cases
     for dtype in DTYPES
 ]
-
-
-def peak(x: Tensor) -> Tensor:
-    return x.abs().max()
-
-
-def rms(x: Tensor) -> Tensor:
-    return x.square().mean().sqrt()
 
 
 def is_float(x):
@@ -72,14 +65,7 @@ def check_budget(op, got_fn, arguments, dtype, device="cpu", layout=lambda x: x,
     ulps = 128 if dtype is torch.float64 else 8  # float64 has no wider truth
     floor = ulps * torch.finfo(wide).eps
     for name, e in exact.items():
-        assert got[name].shape == e.shape, name
-        if e.numel() == 0:
-            continue
-        g, p = got[name].double(), plain[name].to(got[name].dtype).double()
-        for norm in (peak, rms):
-            allowed = op.slack * norm(p - e) + floor * norm(e)
-            error = norm(g - e)
-            assert error <= allowed, f"{name}, {norm.__name__}: error {error:.3g} > allowed {allowed:.3g}"
+        check_errors(got[name], plain[name], e, name, op.slack, floor)
 
 
 def example(op, case, seed=0):

@@ -509,7 +509,6 @@ def test_an_unknown_mixer_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @EVERY
 def test_the_same_numbers_on_a_gpu(variant: str) -> None:
     layer, x = make(variant, torch.float32), noise(3, 9, WIDTH, dtype=torch.float32)

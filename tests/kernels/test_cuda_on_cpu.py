@@ -1,14 +1,8 @@
 """The CUDA kernels' logic on a CPU, block after block: the same sources, compiled by the C++ compiler."""
 
-import ctypes
-import shutil
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
+from tests.kernels.emulation import Alone, emulating, needed
 from tests.test_kernels import check_budget, example, strided
 
 from quatrain.kernels import OPS, Case, _nvrtc
@@ -19,53 +13,23 @@ from quatrain.kernels.s6_step import cuda as one_step
 from quatrain.mixers import _s6_train
 from quatrain.mixers.s6 import S6
 
-COMPILER = shutil.which("g++")
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or sys.platform != "linux", reason="needs g++ and Linux's fibers"
-)
-HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+pytestmark = needed
 OP = OPS["s6_scan"]
-
-
-class Emulated:
-    """Stands for `_nvrtc.Kernels`."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library, self.launched = library, []
-
-    def launch(self, name, blocks, threads, shared, args):
-        self.launched.append(name)
-        self.library.emulate(getattr(self.library, name), blocks, threads, shared, ctypes.byref(args))
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("emulator")
-    patch = pytest.MonkeyPatch()
-
-    @cache
-    def kernels(text, defines, device):
-        name = "-".join(str(value) for _, value in defines) + str(len(text))
-        file, library = folder / f"{name}.cpp", folder / f"{name}.so"
-        file.write_text(f"{text}\nEMULATOR_ENTRY\n")
-        macros = [f"-D{key}={value}" for key, value in defines]
-        flags = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-include", str(HEADER), *macros]
-        subprocess.run([COMPILER, *flags, "-o", str(library), str(file)], check=True)
-        return Emulated(ctypes.CDLL(str(library)))
-
-    patch.setattr(_nvrtc, "kernels", kernels)
-    patch.setattr(_nvrtc, "processors", lambda device: 64)
     _launch.plan.cache_clear()
-    library = torch.library.Library("quatrain", "IMPL")
-    library.impl("s6_scan_cuda", cuda.forward, "CPU")
-    library.impl("s6_scan_cuda_backward", cuda.backward, "CPU")
-    library.impl("causal_conv_cuda", conv.forward, "CPU")
-    library.impl("causal_conv_cuda_backward", conv.backward, "CPU")
-    library.impl("s6_inner", _s6_train._forward, "CPU")
-    library.impl("s6_inner_backward", _s6_train._backward, "CPU")
-    yield kernels
-    library._destroy()
-    patch.undo()
+    ops = {
+        "s6_scan_cuda": cuda.forward,
+        "s6_scan_cuda_backward": cuda.backward,
+        "causal_conv_cuda": conv.forward,
+        "causal_conv_cuda_backward": conv.backward,
+        "s6_inner": _s6_train._forward,
+        "s6_inner_backward": _s6_train._backward,
+    }
+    with emulating(tmp_path_factory.mktemp("e"), Alone, ops, processors=lambda device: 64):
+        yield
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in OP.cases])

@@ -8,7 +8,8 @@ from math import inf
 import pytest
 import torch
 from tests import needs
-from tests.test_kernels import check_budget, example, peak, rms, strided
+from tests.budget import check_errors, peak, rms
+from tests.test_kernels import check_budget, example, strided
 from torch.nn import functional as F
 
 from quatrain.kernels import OPS, _core, linear_step, rms_norm
@@ -41,13 +42,11 @@ def noise(*shape, dtype, seed=0):
 
 def assert_linear(x, weight, add, got):
     """The error budget, forward."""
-    dtype, wide = x.dtype, torch.float32
+    wide = torch.float32
     arguments = [None if t is None else t.double() for t in (x, weight, add)]
     (exact,) = OPS["linear_step"].reference(*arguments)
     (plain,) = OPS["linear_step"].reference(*(None if t is None else t.to(wide) for t in (x, weight, add)))
-    plain, floor = plain.to(dtype).double(), 8 * torch.finfo(wide).eps
-    for norm in (peak, rms):
-        assert norm(got.double() - exact) <= 2 * norm(plain - exact) + floor * norm(exact)
+    check_errors(got, plain, exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

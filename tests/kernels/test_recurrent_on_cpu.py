@@ -1,73 +1,28 @@
 """The recurrent scans' CUDA kernel on a CPU: all blocks of a group at once, their copies in any order."""
 
-import ctypes
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.emulation import Together, emulating, needed
 from tests.test_kernels import WIDE_PARAMETERS, cast, check_budget, example, results_and_grads, strided
 
-from quatrain.kernels import OPS, Case, _nvrtc, _recurrent_cuda
+from quatrain.kernels import OPS, Case, _recurrent_cuda
 from quatrain.kernels._recurrent_cuda import _launch, _plan
 from quatrain.kernels.gru_scan import cuda as gru
 from quatrain.kernels.lstm_scan import cuda as lstm
 from quatrain.kernels.rnn_scan import cuda as rnn
 
-COMPILER = shutil.which("g++")
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or sys.platform != "linux", reason="needs g++ and Linux's fibers"
-)
-HEADER = Path(__file__).with_name("cluster_on_cpu.h")
+pytestmark = needed
 SCANS = {"rnn_scan": rnn.scan, "lstm_scan": lstm.scan, "gru_scan": gru.scan}
-
-
-class Emulated:
-    """Stands for `_nvrtc.Kernels`."""
-
-    together = 1 << 30  # blocks that run at once
-    late = 0
-
-    def __init__(self, library):
-        self.library = library
-
-    def launch(self, name, blocks, threads, shared, args, *, cluster, cooperative):
-        together = min(self.together, blocks) if cooperative else cluster
-        function = getattr(self.library, name)
-        self.library.emulate(
-            function, blocks, together, cluster, threads, shared, self.late, ctypes.byref(args)
-        )
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("emulator")
-    patch = pytest.MonkeyPatch()
-
-    @cache
-    def kernels(text, defines, device):
-        name = "-".join(str(value) for _, value in defines)
-        file, library = folder / f"{name}.cpp", folder / f"{name}.so"
-        file.write_text(f"{text}\nEMULATOR_ENTRY\n")
-        macros = [f"-D{key}={value}" for key, value in defines]
-        flags = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-include", str(HEADER), *macros]
-        subprocess.run([COMPILER, *flags, "-o", str(library), str(file)], check=True)
-        return Emulated(ctypes.CDLL(str(library)))
-
-    patch.setattr(_nvrtc, "kernels", kernels)
-    patch.setattr(
-        _nvrtc, "residents", lambda device: (132, 66, 44, 33, *(24 - size for size in range(5, 17)))
-    )
-    library = torch.library.Library("quatrain", "IMPL")
-    library.impl("recurrent_cuda", _recurrent_cuda.forward, "CPU")
-    library.impl("recurrent_cuda_backward", _recurrent_cuda.backward, "CPU")
-    yield kernels
-    library._destroy()
-    patch.undo()
+    ops = {"recurrent_cuda": _recurrent_cuda.forward, "recurrent_cuda_backward": _recurrent_cuda.backward}
+    residents = (132, 66, 44, 33, *(24 - size for size in range(5, 17)))
+    with emulating(tmp_path_factory.mktemp("e"), Together, ops, residents=lambda device: residents):
+        yield
 
 
 CASES = [
@@ -137,7 +92,7 @@ def test_blocks_that_work_together(emulator, name, how, monkeypatch):
     """Each way of exchanging operands and keeping weights; sequences share rows and blocks end in padding."""
     numbers, flags = CLUSTERS[how]
     force(monkeypatch, *numbers, **flags)
-    monkeypatch.setattr(Emulated, "late", len(how) % 2)
+    monkeypatch.setattr(Together, "late", len(how) % 2)
     form = ("lengths", "cu_seqlens", None)[len(how) % 3]
     width = 60 if "of two" in how else 37
     dims = {"B": 1, "T": 41, "D": width} if form == "cu_seqlens" else {"B": 11, "T": 9, "D": width}
@@ -165,7 +120,7 @@ BY_TURNS = {  # units, cluster, rows, groups
 def test_two_sets_of_rows_by_turns(emulator, name, how, monkeypatch):
     """One set ends long before the other; a sequence does not see with which others it runs, to the bit."""
     numbers, flags = BY_TURNS[how]
-    monkeypatch.setattr(Emulated, "late", len(how) % 2)
+    monkeypatch.setattr(Together, "late", len(how) % 2)
     optional = ("bias", "h0", "c0")[0 if name == "gru_scan" else 1 : 3 if name == "lstm_scan" else 2]
     width = 60 if "of two" in how or "one block" in how else 37
     dtype = (torch.bfloat16, torch.float32, torch.float16)[len(how) // 2 % 3]
@@ -265,7 +220,7 @@ def test_blocks_that_never_start_leave_nan_and_an_error(emulator, monkeypatch):
     force(monkeypatch, 16, 1, 2, 2, grid=True)
     arguments = given("lstm_scan", Case({"B": 4, "T": 5, "D": 37}, ("h0",)))
     device = arguments["x"].device
-    monkeypatch.setattr(Emulated, "together", 2)
+    monkeypatch.setattr(Together, "together", 2)
     monkeypatch.setattr(_launch, "PATIENCE", 500)
     for chunks, phases in (((1, 1), 1), ((0, 0), 1), ((1, 1), 2), ((0, 0), 2)):
         force(monkeypatch, 16, 1, 2, 3 - phases, grid=True, chunks=chunks, phases=phases)
@@ -278,7 +233,7 @@ def test_blocks_that_never_start_leave_nan_and_an_error(emulator, monkeypatch):
     lstm.scan(**arguments)
     with pytest.raises(RuntimeError, match="waited too long"):  # raised by whatever comes next
         lstm.scan(**arguments)
-    monkeypatch.setattr(Emulated, "together", 1 << 30)
+    monkeypatch.setattr(Together, "together", 1 << 30)
     y, _, _ = lstm.scan(**arguments)
     assert y.isfinite().all()
 

@@ -1,50 +1,28 @@
 """One step of a recurrent layer: the CUDA kernel on a CPU, its machine code, what a GPU shows."""
 
-import ctypes
-import subprocess
-from functools import cache
-
 import pytest
 import torch
-from tests.kernels.test_recurrent_on_cpu import COMPILER, HEADER, Emulated, pytestmark
+from tests.kernels import stepping
+from tests.kernels.emulation import Together, emulating
+from tests.kernels.emulation import needed as emulated
 from tests.test_kernels import check_budget, example, strided
 
 from quatrain.errors import NoKernelError, ShapeError, StateError
-from quatrain.infer._decoder import Decoder
 from quatrain.kernels import OPS, Case, _nvrtc, recurrent_step
 from quatrain.kernels.recurrent_step import _plan, cuda
-from quatrain.mixers import mixer_class
 from quatrain.model.config import ModelConfig
 from quatrain.model.lm import LanguageModel
 
 OP = OPS["recurrent_step"]
 KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 H100 = (132, 66, 42, 32, 24, 20, 16, 16)  # clusters of 1, 2, .. blocks at once
-emulated = pytestmark
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("emulator")
-    patch = pytest.MonkeyPatch()
-
-    @cache
-    def kernels(text, defines, device):
-        name = "-".join(str(value) for _, value in defines)
-        file, library = folder / f"{name}.cpp", folder / f"{name}.so"
-        file.write_text(f"{text}\nEMULATOR_ENTRY\n")
-        macros = [f"-D{key}={value}" for key, value in defines]
-        flags = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-include", str(HEADER), *macros]
-        subprocess.run([COMPILER, *flags, "-o", str(library), str(file)], check=True)
-        return Emulated(ctypes.CDLL(str(library)))
-
-    patch.setattr(_nvrtc, "kernels", kernels)
-    patch.setattr(_nvrtc, "residents", lambda device: H100)
-    library = torch.library.Library("quatrain", "IMPL")
-    library.impl("recurrent_step_cuda", cuda._run, "CPU")
-    yield kernels
-    library._destroy()
-    patch.undo()
+    ops = {"recurrent_step_cuda": cuda._run}
+    with emulating(tmp_path_factory.mktemp("e"), Together, ops, residents=lambda device: H100):
+        yield
 
 
 CASES = [case for case in OP.cases if case.flags.get("kind") != "gru_before"]
@@ -250,25 +228,7 @@ def test_a_captured_graph_follows_its_inputs_and_compiled_runs_are_equal(batch):
 @gpu
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_a_mixer_steps_with_it_as_it_runs_forward(kind):
-    """In float32 both are the same sums in another order; a step is one kernel."""
-    torch.manual_seed(0)
-    mixer = mixer_class(kind)(width=96).cuda()
-    x = torch.randn(3, 7, 96, device="cuda")
-    with torch.no_grad():
-        want, last = mixer(x)
-        state = mixer.initial_state(3)
-        for t in range(7):
-            y, state = mixer.step(x[:, t], state)
-            torch.testing.assert_close(y, want[:, t], rtol=1e-5, atol=1e-5)
-        for a, b in zip(state, last, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-        torch.use_deterministic_algorithms(False)  # or empty memory is filled, by kernels of its own
-        activity = [torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activity) as trace:
-            mixer.step(x[:, 0], state)
-            torch.cuda.synchronize()
-    kernels = [e.name for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    assert [name for name in kernels if "emcpy" not in name] == ["recurrent_step"]
+    stepping.check_mixer(kind, "recurrent_step", 1e-5)
 
 
 @gpu
@@ -276,12 +236,4 @@ def test_a_mixer_steps_with_it_as_it_runs_forward(kind):
 def test_a_decoder_reads_what_the_model_says(dtype):
     config = ModelConfig(vocab=50, width=64, layers=2, pattern="lstm")
     torch.manual_seed(0)
-    model = LanguageModel(config).to("cuda", dtype).eval()
-    tokens = torch.randint(0, 50, (2, 9), device="cuda")
-    with torch.no_grad():
-        want, _ = model(tokens)
-        decoder = Decoder(model, model.initial_state(2))
-        for t in range(9):
-            got = decoder(tokens[:, t])
-            worst = (got - want[:, t]).abs().max() / want[:, t].abs().max()
-            assert worst < max(8 * torch.finfo(dtype).eps, 2e-5)  # the scan's drive is rounded, a step's not
+    stepping.check_model(LanguageModel(config).to("cuda", dtype).eval(), 2)

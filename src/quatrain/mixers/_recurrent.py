@@ -1,7 +1,8 @@
 """What RNN, LSTM and GRU share: weights of one direction or of two, and dropout of the recurrent input."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +24,27 @@ S = TypeVar("S", bound=tuple[Tensor, ...])
 Starts = tuple[Tensor | None, ...]  # a state's tensors, or None for each
 
 
-def check_config(config: Any) -> None:
-    """Raise ConfigError for a wrong value of a setting that all three have."""
-    positive_int("width", config.width)
-    boolean("causal", config.causal)
-    even = config.causal or config.width % 2 == 0
-    check(even, "causal", False, f"needs an even width, not {config.width}: half for each direction")
-    p = config.recurrent_dropout
-    number = isinstance(p, (int, float)) and not isinstance(p, bool)
-    check(number and 0 <= p < 1, "recurrent_dropout", p, "is a probability in [0, 1)")
+@dataclass(frozen=True, kw_only=True)
+class RecurrentConfig:
+    """Settings that all three have. Raises ConfigError for a value outside its range."""
+
+    width: Annotated[int, "numbers per token, in and out"] = 256
+    causal: Annotated[
+        bool, "false: half the width reads forwards, half backwards, for encoders; width is even then"
+    ] = True
+    recurrent_dropout: Annotated[
+        float, "probability of dropping a unit of h_{t-1}, the same units at all steps, in [0, 1)"
+    ] = 0.0
+    impl: Annotated[str, "implementation of the scan"] = "auto"
+
+    def __post_init__(self) -> None:
+        positive_int("width", self.width)
+        boolean("causal", self.causal)
+        even = self.causal or self.width % 2 == 0
+        check(even, "causal", False, f"needs an even width, not {self.width}: half for each direction")
+        p = self.recurrent_dropout
+        number = isinstance(p, (int, float)) and not isinstance(p, bool)
+        check(number and 0 <= p < 1, "recurrent_dropout", p, "is a probability in [0, 1)")
 
 
 class Direction(nn.Module):

@@ -8,28 +8,20 @@ from torch import Tensor, nn
 from quatrain.kernels import gru_scan
 from quatrain.mixers._check import one_of
 from quatrain.mixers._init import uniform_
-from quatrain.mixers._recurrent import Direction, Recurrent, Starts, check_config
+from quatrain.mixers._recurrent import Direction, Recurrent, RecurrentConfig, Starts
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRUConfig:
+class GRUConfig(RecurrentConfig):
     """Settings of `GRU`. Raises ConfigError for a value outside its range."""
 
-    width: Annotated[int, "numbers per token, in and out"] = 256
     reset: Annotated[
         Literal["after", "before"],
         "the reset gate acts after the recurrent product, as in torch and cuDNN, or before it (Cho et al.)",
     ] = "after"
-    causal: Annotated[
-        bool, "false: half the width reads forwards, half backwards, for encoders; width is even then"
-    ] = True
-    recurrent_dropout: Annotated[
-        float, "probability of dropping a unit of h_{t-1}, the same units at all steps, in [0, 1)"
-    ] = 0.0
-    impl: Annotated[str, "implementation of the scan"] = "auto"
 
     def __post_init__(self) -> None:
-        check_config(self)
+        super().__post_init__()
         one_of("reset", self.reset, ("after", "before"))
 
 

@@ -12,25 +12,17 @@ from torch import Tensor
 from quatrain.config.check import check
 from quatrain.kernels import lstm_scan
 from quatrain.mixers._init import uniform_
-from quatrain.mixers._recurrent import Direction, Recurrent, Starts, check_config
+from quatrain.mixers._recurrent import Direction, Recurrent, RecurrentConfig, Starts
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTMConfig:
+class LSTMConfig(RecurrentConfig):
     """Settings of `LSTM`. Raises ConfigError for a value outside its range."""
 
-    width: Annotated[int, "numbers per token, in and out"] = 256
     forget_bias: Annotated[float, "bias of the forget gate at first; 1 remembers from the start"] = 1.0
-    causal: Annotated[
-        bool, "false: half the width reads forwards, half backwards, for encoders; width is even then"
-    ] = True
-    recurrent_dropout: Annotated[
-        float, "probability of dropping a unit of h_{t-1}, the same units at all steps, in [0, 1)"
-    ] = 0.0
-    impl: Annotated[str, "implementation of the scan"] = "auto"
 
     def __post_init__(self) -> None:
-        check_config(self)
+        super().__post_init__()
         number = isinstance(self.forget_bias, (int, float)) and not isinstance(self.forget_bias, bool)
         check(
             number and isfinite(self.forget_bias), "forget_bias", self.forget_bias, "must be a finite number"

@@ -8,29 +8,21 @@ from torch import Tensor, nn
 from quatrain.kernels import rnn_scan
 from quatrain.mixers._check import one_of
 from quatrain.mixers._init import orthogonal_, uniform_
-from quatrain.mixers._recurrent import Direction, Recurrent, Starts, check_config
+from quatrain.mixers._recurrent import Direction, Recurrent, RecurrentConfig, Starts
 
 
 @dataclass(frozen=True, kw_only=True)
-class RNNConfig:
+class RNNConfig(RecurrentConfig):
     """Settings of `RNN`. Raises ConfigError for a value outside its range."""
 
-    width: Annotated[int, "numbers per token, in and out"] = 256
     nonlinearity: Annotated[Literal["tanh", "relu"], "function of the pre-activation"] = "tanh"
     recurrent_init: Annotated[
         Literal["orthogonal", "identity"],
         "first recurrent matrix; identity goes with relu (arXiv:1504.00941)",
     ] = "orthogonal"
-    causal: Annotated[
-        bool, "false: half the width reads forwards, half backwards, for encoders; width is even then"
-    ] = True
-    recurrent_dropout: Annotated[
-        float, "probability of dropping a unit of h_{t-1}, the same units at all steps, in [0, 1)"
-    ] = 0.0
-    impl: Annotated[str, "implementation of the scan"] = "auto"
 
     def __post_init__(self) -> None:
-        check_config(self)
+        super().__post_init__()
         one_of("nonlinearity", self.nonlinearity, ("tanh", "relu"))
         one_of("recurrent_init", self.recurrent_init, ("orthogonal", "identity"))
 

@@ -197,8 +197,8 @@ def _claim(found: Found, row: Row) -> str:
     key = str(row["id"])
     picture = _picture(found, key)
     note = ""
-    if key in SEEN_IN:
-        seen = SEEN_IN[key]
+    seen = SEEN_IN.get(key)
+    if seen is not None and _picture(found, seen):  # what has not been measured has none
         other = next((r for r in found["verdict"] if r["id"] == seen), row)
         name = f"{other['title']} ({GROUPS[str(other['group'])][0]})"
         note = f'<p class="seen">Picture: <a href="#{seen}">{escape(name)}</a>.</p>'

@@ -137,7 +137,9 @@ def _results(kind: str, x: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
 @cache
 def _source() -> str:
     shared = (f"quatrain.kernels._recurrent_cuda:{name}.cuh" for name in ("cluster", "cells"))
-    return _nvrtc.source("quatrain.kernels:_device.cuh", *shared, "quatrain.kernels.recurrent_step:step.cu")
+    eights = "quatrain.kernels:_eights.cuh"
+    own = "quatrain.kernels.recurrent_step:step.cu"
+    return _nvrtc.source("quatrain.kernels:_device.cuh", *shared, eights, own)
 
 
 register(

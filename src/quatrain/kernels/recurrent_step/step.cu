@@ -7,7 +7,7 @@
 // same way for both operands, so nothing is rearranged. DEPTH such pieces are on their way at any time; the first set
 // out before x and h are there. float32 is multiplied by FMA.
 //
-// cuda.py sets DATA, KIND, VEC (rows begin at 16 bytes), UNITS, CLUSTER, NT, MPW and WM. Needs _device.cuh,
+// cuda.py sets DATA, KIND, VEC (rows begin at 16 bytes), UNITS, CLUSTER, NT, MPW and WM. Needs _device.cuh, _eights.cuh,
 // and cluster.cuh and cells.cuh of _recurrent_cuda.
 
 #define THREADS 256
@@ -16,9 +16,7 @@
 #define OWNED (CLUSTER * UNITS)   // units of a cluster
 #define COLUMNS (8 * NT)          // rows of the batch
 #define PITCH (WM * MPW * 16 + 4)  // of sums: no two lanes in one bank, writing or reading
-#define FOURS (DATA == 0 ? 2 : 1)  // 16 bytes each, of 8 numbers
 #define DEPTH (8 / (MPW * FOURS))
-#define SPLIT (DATA == 0 ? 1 : 2)  // sums of a lane for each number: the matrix unit cuts off instead of rounding
 #define EACH_THREAD ((UNITS * COLUMNS + THREADS - 1) / THREADS)
 
 #ifndef ON_CPU
@@ -33,15 +31,11 @@ __device__ __forceinline__ float read_from(const float* p, int block) {
 struct Args {  // the same fields in the same order as in cuda.py
     const Data *x, *in_weight, *in_bias, *weight, *bias;
     const float *h0, *c0;
-        Data* y;
+    Data* y;
     float *h, *c;
     Long x_row;
     int batch, in_width, width, clusters;  // clusters: of one part of the batch
     int pitch;                             // of a row of x and h in shared memory
-};
-
-struct Eight {  // numbers
-    Four of[FOURS];
 };
 
 struct Share {  // chunks of 32 columns of a block: first those of h, then those of x
@@ -58,35 +52,9 @@ __device__ __forceinline__ Share share_of(const Args& p, int rank) {
     return s;
 }
 
-__device__ __forceinline__ Eight zeros() {
-    Eight e;
-    EACH(f, FOURS) e.of[f] = {0, 0, 0, 0};
-    return e;
-}
-
-// Numbers `at` and following of a row of `size`, 0 past its end.
-__device__ __forceinline__ Eight eight_of(const Data* row, int at, int size) {
-    Eight e = zeros();
-    if (at >= size) return e;
-#if VEC
-    EACH(f, FOURS) e.of[f] = load_stream(row + at + f * (16 / (int)sizeof(Data)));
-#else
-    unsigned word[4 * FOURS];
-    EACH(i, 4 * FOURS) {
-#if DATA == 0
-        word[i] = at + i < size ? (unsigned)__float_as_int(row[at + i]) : 0;
-#else
-        word[i] = join(at + 2 * i < size ? row[at + 2 * i] : 0, at + 2 * i + 1 < size ? row[at + 2 * i + 1] : 0);
-#endif
-    }
-    EACH(f, FOURS) e.of[f] = {word[4 * f], word[4 * f + 1], word[4 * f + 2], word[4 * f + 3]};
-#endif
-    return e;
-}
-
 __device__ __forceinline__ Eight eight_narrowed(const float* row, int at, int size) {
 #if DATA == 0
-    return eight_of(row, at, size);
+    return eight_of<true>(row, at, size);
 #else
     float v[8];
     EACH(i, 8) v[i] = 0.f;
@@ -138,7 +106,7 @@ __device__ __forceinline__ void load_piece(Piece& piece, const Args& p, const Sh
             gate = min(gate, 2);
 #endif
             piece.row[m][half] =
-                there ? eight_of(from + ((Long)gate * p.width + unit) * size, at, size) : zeros();
+                there ? eight_of<true>(from + ((Long)gate * p.width + unit) * size, at, size) : zeros();
         }
     }
 }
@@ -154,7 +122,7 @@ __device__ __forceinline__ void bring_operand(const Args& p, const Share& s, Dat
             Long row = first_row + n;
             if (e + i * THREADS >= total) continue;
             v[i] = k < of_h ? eight_narrowed(p.h0 + row * p.width, s.h_first * 32 + 8 * k, p.width)
-                            : eight_of(p.x + row * p.x_row, s.x_first * 32 + 8 * (k - of_h), p.in_width);
+                            : eight_of<true>(p.x + row * p.x_row, s.x_first * 32 + 8 * (k - of_h), p.in_width);
         }
         EACH(i, BATCH) {
             int n = (e + i * THREADS) / pieces, k = (e + i * THREADS) % pieces;
@@ -164,8 +132,6 @@ __device__ __forceinline__ void bring_operand(const Args& p, const Share& s, Dat
 }
 
 #if DATA == 0
-#define LANE_SUMS 16  // a lane multiplies its 8 columns for 8 rows of the batch; the four lanes of a row add up at the end
-
 __device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS], const Piece& piece, const Data* v,
                                                int pitch) {
     EACH(j, NT) {
@@ -187,14 +153,7 @@ __device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS
         }
     }
 }
-
-__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
-    fold<16, 4, 1>(sum[0], threadIdx.x % 32);  // lane q of a row: columns 2 q and 2 q + 1
-    d[0] = sum[0][0], d[2] = sum[0][1], d[1] = sum[0][2], d[3] = sum[0][3];
-}
 #else
-#define LANE_SUMS 4
-
 __device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS], const Piece& piece, const Data* v,
                                                int pitch) {
     EACH(j, NT) {
@@ -206,10 +165,6 @@ __device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS
             multiply(sum[m][j][SPLIT - 1], Four{low.z, high.z, low.w, high.w}, second);
         }
     }
-}
-
-__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
-    EACH(i, 4) d[i] = sum[0][i] + (SPLIT > 1 ? sum[SPLIT - 1][i] : 0.f);
 }
 #endif
 

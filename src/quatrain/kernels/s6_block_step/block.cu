@@ -15,21 +15,17 @@
 // the launch that gave up waiting.
 //
 // cuda.py sets DATA, VEC (rows begin at 16 bytes), CH, OUT, NT, WM_IN, WM_OUT, CW, VN, NORM and ZOH. Needs _device.cuh,
-// cluster.cuh of _recurrent_cuda and _polled.cuh.
+// _eights.cuh, and cluster.cuh of _recurrent_cuda and _polled.cuh.
 
 #define THREADS 256
 #define WARPS (THREADS / 32)
 #define COLUMNS (8 * NT)           // rows of the batch
-#define FOURS (DATA == 0 ? 2 : 1)  // 16 bytes each, of 8 numbers
 #define DEPTH (8 / FOURS)          // pieces of a warp on their way
-#define SPLIT (DATA == 0 ? 1 : 2)  // sums of a lane for each number: the matrix unit cuts off instead of rounding
 #define AHEAD (16 / NT < DEPTH ? 16 / NT : DEPTH)  // operands on their way
 #define PAIRS ((CH * COLUMNS + THREADS - 1) / THREADS)
 #define KEPT_PAIRS (PAIRS < 3 ? PAIRS : 3)
 #define RESULTS ((OUT * COLUMNS + THREADS - 1) / THREADS)
 #define HEADER 8  // of `space`, 16 bytes each
-#define PER_FOUR (16 / (int)sizeof(Data))
-#define LANE_SUMS (DATA == 0 ? 16 : 4)
 
 struct Args {  // the same fields in the same order as in cuda.py
     const Data *x, *norm_weight, *in_weight, *conv_weight, *conv_bias, *x_weight, *dt_weight, *dt_bias, *a_log, *skip,
@@ -41,10 +37,6 @@ struct Args {  // the same fields in the same order as in cuda.py
     Long x_row, patience, half;  // 16 bytes each in a half of `space`
     int batch, width, inner, states, rank, blocks;
     float eps;
-};
-
-struct Eight {  // numbers
-    Four of[FOURS];
 };
 
 struct Room {  // of a block, in shared memory
@@ -97,36 +89,6 @@ __device__ __forceinline__ void await(const Args& p, int epoch, Four& v, const F
     v = {0x7fff7fffu, 0x7fff7fffu, 0x7fff7fffu, 0x7fff7fffu};
     atomicExch(p.space + 3, epoch + 1);
     *p.status = 1;
-}
-
-__device__ __forceinline__ Eight zeros() {
-    Eight e;
-    EACH(f, FOURS) e.of[f] = {0, 0, 0, 0};
-    return e;
-}
-
-// Numbers `at` and following of a row of `size`, 0 past its end; STREAM: they are read once.
-template <bool STREAM>
-__device__ __forceinline__ Eight eight_of(const Data* row, int at, int size) {
-    Eight e = zeros();
-    if (at >= size) return e;
-#if VEC
-    EACH(f, FOURS) {
-        const Data* from = row + at + f * PER_FOUR;
-        e.of[f] = STREAM ? load_stream(from) : *(const Four*)from;
-    }
-#else
-    unsigned word[4 * FOURS];
-    EACH(i, 4 * FOURS) {
-#if DATA == 0
-        word[i] = at + i < size ? (unsigned)__float_as_int(row[at + i]) : 0;
-#else
-        word[i] = join(at + 2 * i < size ? row[at + 2 * i] : 0, at + 2 * i + 1 < size ? row[at + 2 * i + 1] : 0);
-#endif
-    }
-    EACH(f, FOURS) e.of[f] = {word[4 * f], word[4 * f + 1], word[4 * f + 2], word[4 * f + 3]};
-#endif
-    return e;
 }
 
 __device__ __forceinline__ void widen_eight(const Eight& e, float* v) {
@@ -191,10 +153,6 @@ __device__ __forceinline__ void multiply_piece(float (*sum)[SPLIT][LANE_SUMS], i
         EACH(k, 8) s = fmaf(a[k], b[k], s);
     }
 }
-__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
-    fold<16, 4, 1>(sum[0], threadIdx.x % 32);  // lane q of a row: columns 2 q and 2 q + 1
-    d[0] = sum[0][0], d[2] = sum[0][1], d[1] = sum[0][2], d[3] = sum[0][3];
-}
 #else
 #define TURNS NT
 __device__ __forceinline__ int row_of_turn(int turn) { return 8 * turn + threadIdx.x % 32 / 4; }
@@ -207,9 +165,6 @@ __device__ __forceinline__ void multiply_piece(float (*sum)[SPLIT][LANE_SUMS], i
     unsigned first[2] = {b.x, b.y}, second[2] = {b.z, b.w};
     multiply(sum[turn][0], Four{low.x, high.x, low.y, high.y}, first);
     multiply(sum[turn][SPLIT - 1], Four{low.z, high.z, low.w, high.w}, second);
-}
-__device__ __forceinline__ void finish(float (*sum)[LANE_SUMS], float* d) {
-    EACH(i, 4) d[i] = sum[0][i] + sum[SPLIT - 1][i];
 }
 #endif
 

@@ -3,7 +3,7 @@
 import ctypes
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,9 +94,9 @@ def step(
     tensors_more = (norm_weight, conv_bias, dt_bias, skip)
 
     def fast(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-        arguments = (*given, eps, zoh)
-        found: tuple[Tensor, Tensor, Tensor]
-        found = torch.ops.quatrain.s6_block_step_cuda(*arguments) if traced(x) else run(*arguments)
+        if not traced(x):
+            return run(Inputs(*given), eps, zoh)
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.quatrain.s6_block_step_cuda(*given, eps, zoh)
         return found
 
     def slow(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,39 +108,41 @@ def step(
     return results
 
 
-def run(
-    x: Tensor,
-    in_weight: Tensor,
-    conv_weight: Tensor,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    a_log: Tensor,
-    out_weight: Tensor,
-    h0: Tensor,
-    conv0: Tensor,
-    norm_weight: Tensor | None,
-    conv_bias: Tensor | None,
-    dt_bias: Tensor | None,
-    skip: Tensor | None,
-    eps: float,
-    zoh: bool,
-    own_space: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+class Inputs(NamedTuple):
+    """Tensors of `step`, in its order."""
+
+    x: Tensor
+    in_weight: Tensor
+    conv_weight: Tensor
+    x_weight: Tensor
+    dt_weight: Tensor
+    a_log: Tensor
+    out_weight: Tensor
+    h0: Tensor
+    conv0: Tensor
+    norm_weight: Tensor | None
+    conv_bias: Tensor | None
+    dt_bias: Tensor | None
+    skip: Tensor | None
+
+
+def run(given: Inputs, eps: float, zoh: bool, own_space: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """y, h and the convolution's state of arguments that fit, without a gradient.
 
     With ``own_space`` the exchange's memory is the call's own: one kernel more, which clears it.
     """
-    x = x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-    given = {
-        **{"norm_weight": norm_weight, "in_weight": in_weight, "conv_weight": conv_weight},
-        **{"conv_bias": conv_bias, "x_weight": x_weight, "dt_weight": dt_weight, "dt_bias": dt_bias},
-        **{"a_log": a_log, "skip": skip, "out_weight": out_weight},
+    x = given.x if given.x.stride(1) == 1 or given.x.shape[1] == 1 else given.x.contiguous()
+    weights = {
+        name: None if w is None else w.contiguous()
+        for name, w in given._asdict().items()
+        if name not in ("x", "h0", "conv0")
     }
-    weights = {name: None if w is None else w.contiguous() for name, w in given.items()}
-    h0, conv0 = h0.to(torch.float32).contiguous(), conv0.contiguous()
+    h0, conv0 = given.h0.to(torch.float32).contiguous(), given.conv0.contiguous()
     h0 = h0 if h0.data_ptr() % 16 == 0 else h0.clone()
     y, h, conv = _results(x, h0, conv0)
-    made = _plan_on(_block_of(x, conv_weight, dt_weight, a_log), len(x), x.device.index or 0)
+    made = _plan_on(
+        _block_of(x, given.conv_weight, given.dt_weight, given.a_log), len(x), x.device.index or 0
+    )
     if isinstance(made, str):
         raise RuntimeError(f"s6_block_step: {made}")
     for first in range(0, len(x), made.batch):
@@ -214,14 +216,22 @@ def _results(x: Tensor, h0: Tensor, conv0: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _run_traced(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = (*given, True)
-    return run(*arguments)  # a graph made of compiled code keeps no memory from outside
+    *tensors, eps, zoh = given
+    return run(
+        Inputs(*tensors), eps, zoh, own_space=True
+    )  # compiled code's graph keeps no memory from outside
+
+
+def _fake(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = Inputs(*given[:-2])
+    return _results(inputs.x, inputs.h0, inputs.conv0)
 
 
 @cache
 def _source() -> str:
     cluster = "quatrain.kernels._recurrent_cuda:cluster.cuh"
-    shared = ("quatrain.kernels:_device.cuh", cluster, "quatrain.kernels:_polled.cuh")
+    eights, polled = (f"quatrain.kernels:{name}.cuh" for name in ("_eights", "_polled"))
+    shared = ("quatrain.kernels:_device.cuh", cluster, eights, polled)
     return _nvrtc.source(*shared, "quatrain.kernels.s6_block_step:block.cu")
 
 
@@ -230,8 +240,6 @@ register(
     "Tensor a_log, Tensor out_weight, Tensor h0, Tensor conv0, Tensor? norm_weight, Tensor? conv_bias, "
     "Tensor? dt_bias, Tensor? skip, float eps, bool zoh) -> (Tensor, Tensor, Tensor)",
     _run_traced,
-    lambda x, in_weight, conv_weight, x_weight, dt_weight, a_log, out_weight, h0, conv0, *rest: _results(
-        x, h0, conv0
-    ),
+    _fake,
     device="CUDA",
 )
