@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -110,41 +111,41 @@ def kernels_of(run: Callable[[], object]) -> int:
     return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in trace.events())
 
 
+def tokens(run: Callable[[], object], decoder: Decoder, count: int) -> Callable[[], None]:
+    """``run`` so many times; holds the states that it began with, which a graph reads and does not keep."""
+    begun = []
+
+    def many() -> None:
+        begun.append(decoder.state())
+        for _ in range(count):
+            run()
+
+    return many
+
+
 def time_batch(model: LanguageModel, batch: int, rate: float, sizes: dict[str, Any]) -> list[dict[str, Any]]:
     device, count = sizes["device"], sizes["tokens"]
     token = torch.zeros(batch, dtype=torch.int64, device=device)
     x = torch.randn(batch, model.config.width, device=device, dtype=model.head_weight.dtype)
 
-    def whole() -> Callable[[], object]:
-        decoder = Decoder(model, model.initial_state(batch))
-        return lambda: decoder(token)
+    def whole(decoder: Decoder) -> object:
+        return decoder(token)
 
-    def layers() -> Callable[[], object]:
-        decoder, blocks = Decoder(model, model.initial_state(batch)), len(model.backbone.blocks)
-
-        def run() -> Tensor:
-            y = x
-            for layer in decoder._layers[:blocks]:
-                y = layer(y)
-            return y
-
-        return run
-
-    def often(run: Callable[[], object]) -> Callable[[], object]:
-        def many() -> None:
-            for _ in range(count):
-                run()
-
-        return many
+    def layers(decoder: Decoder) -> object:
+        y = x
+        for layer in decoder._layers[: model.config.layers]:
+            y = layer(y)
+        return y
 
     graphs, eager, kernels = {}, {}, {}
-    for op, make in (("mamba_model", whole), ("mamba_layers", layers)):
+    for op, run in (("mamba_model", whole), ("mamba_layers", layers)):
         for impl in ("nvrtc", "torch"):
             with torch.no_grad(), parts() if impl == "torch" else patch.object(s6, "S6", s6.S6):
-                run = make()
-                graphs[op, impl] = captured(often(run), device)
-                eager[op, impl] = min(once(often(run), device) for _ in range(3)) / count
-                kernels[op, impl] = kernels_of(run) if device == "cuda" else 0
+                decoder = Decoder(model, model.initial_state(batch))
+                many = tokens(partial(run, decoder), decoder, count)
+                graphs[op, impl] = captured(many, device)
+                eager[op, impl] = min(once(many, device) for _ in range(3)) / count
+                kernels[op, impl] = kernels_of(partial(run, decoder)) if device == "cuda" else 0
     named = {f"{op} {impl}": graph for (op, impl), graph in graphs.items()}
     alternating(named, device, 3)
     taken = alternating(named, device, sizes["rounds"])

@@ -49,14 +49,14 @@ def draw(batch: int, width: int, time: int, dtype: torch.dtype, states: int = 16
     }
 
 
-def check() -> None:
+def check(impl: str = "auto") -> None:
     """Refuse to time wrong kernels: float32 against the definition in float64."""
     given = draw(2, 70, 700, torch.float32)
     exact = {name: x.double() if isinstance(x, Tensor) else x for name, x in given.items()}
     found, wanted = [], []
-    for arguments, out, impl in ((given, found, "auto"), (exact, wanted, "reference")):
+    for arguments, out, by in ((given, found, impl), (exact, wanted, "reference")):
         leaves = [arguments[name].requires_grad_() for name in GRADS]
-        y, h = s6_scan(**arguments, impl=impl)
+        y, h = s6_scan(**arguments, impl=by)
         out += [y, h, *torch.autograd.grad(y.sin().sum() + h.sin().sum(), leaves)]
     for got, want in zip(found, wanted, strict=True):
         error = float(((got.double() - want).norm() / want.norm()).detach())
@@ -86,15 +86,15 @@ def milliseconds(run: Callable[[], object], calls: int = 10, count: int = 15) ->
     return median(times[1:])
 
 
-def measure(given: dict[str, Any], count: int) -> tuple[float, float, float]:
+def measure(given: dict[str, Any], count: int, impl: str) -> tuple[float, float, float]:
     """ms forward, ms forward and backward, and the most memory of the latter in GiB."""
     with torch.no_grad():
-        forward = milliseconds(lambda: s6_scan(**given), 1, count)
+        forward = milliseconds(lambda: s6_scan(**given, impl=impl), 1, count)
     leaves = [given[name].requires_grad_() for name in GRADS]
     cotangent = torch.randn_like(given["u"])
 
     def train() -> None:
-        torch.autograd.grad(s6_scan(**given)[0], leaves, cotangent)
+        torch.autograd.grad(s6_scan(**given, impl=impl)[0], leaves, cotangent)
 
     torch.cuda.reset_peak_memory_stats()
     training = milliseconds(train, 1, count)
@@ -107,18 +107,19 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--commit", required=True, help="of the code that runs")
+    parser.add_argument("--impl", default="auto", help="such as triton")
     args = parser.parse_args()
-    check()
+    check(args.impl)
     machine = torch.cuda.get_device_name()
     versions = f"torch {torch.__version__}"
-    impl = OPS["s6_scan"].choose(draw(1, 2, 2, torch.bfloat16) | {"h0": None}).name
+    impl = OPS["s6_scan"].choose(draw(1, 2, 2, torch.bfloat16) | {"h0": None}, args.impl).name
     rows, lines = [], [f"{machine}, {versions}, impl {impl}"]
     for dtype in (torch.bfloat16, torch.float32):
         for (batch, width, time), peer in SHAPES.items():
             if dtype is torch.float32 and time > 1 << 16:
                 continue
             given = draw(batch, width, time, dtype)
-            forward, training, memory = measure(given, 5 if time > 1 << 16 else 15)
+            forward, training, memory = measure(given, 5 if time > 1 << 16 else 15, impl)
             del given
             torch.cuda.empty_cache()
             case = f"B{batch} E{width} T{time}"

@@ -134,6 +134,19 @@ def test_seeds_and_models_may_be_added(whole, tmp_path):
     assert numbers(tmp_path / "out") == numbers(whole)
 
 
+def test_seeds_wait_for_a_choice_of_rates_alone(tmp_path):
+    class Seen(Exception):
+        pass
+
+    def told(row):
+        if row["kind"] == "plan":
+            raise Seen(row["left"])
+
+    with pytest.raises(Seen) as seen:
+        reproduce(tiny(tmp_path), tmp_path / "out", told)
+    assert seen.value.args == (4,)  # two rates of the LSTM, two seeds of the RNN
+
+
 def test_killed_processes_end_and_the_same_call_goes_on(whole, tmp_path):
     """SIGKILL to the command alone: its two processes end with it, and what they had saved is used."""
     recipe, out = tiny(tmp_path), tmp_path / "out"

@@ -46,15 +46,15 @@ def why_not(arguments: Arguments) -> str | None:
         return f"a batch of {len(x)}: must be at most {MOST_ROWS}, or products of all rows at once do better"
     (inner, conv), rank = arguments["conv_weight"].shape, arguments["dt_weight"].shape[1]
     sizes = x.shape[1], inner, arguments["a_log"].shape[1], rank, conv, x.dtype.itemsize
-    reason_here: str | None = _why_not_on(x.device.index or 0, len(x), *sizes)
+    reason_here: str | None = _why_not_on(x.device.index or 0, *sizes)
     return reason_here
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _why_not_on(device: int, batch: int, *sizes: int) -> str | None:
-    """Why not a block of these sizes, as `Block` has them, on a device."""
-    block = Block(*sizes)
-    found = _plan_on(block, batch, device)
+def _why_not_on(device: int, *sizes: int) -> str | None:
+    """Why not a block of these sizes, as `Block` has them, on a device. A batch is cut to what fits, so one
+    sequence decides; its size is a symbol where shapes are dynamic."""
+    found = _plan_on(Block(*sizes), 1, device)
     return found if isinstance(found, str) else None
 
 

@@ -254,11 +254,12 @@ class _Run:
                     yield Job("test", name, chosen, job.seed, length, done["best_step"])
 
     def _chosen(self, name: str) -> float | None:
-        """The learning rate that is best on validation; None while one is missing, or where none survived."""
+        """The learning rate that is best on validation; None while one of several is missing, or where none
+        survived."""
         rates = self.recipe.models[name].learning_rates
         keys = {rate: Job("train", name, rate, 0).key for rate in rates}
         if any(key not in self.journal for key in keys.values()):
-            return None
+            return rates[0] if len(rates) == 1 else None
         found = {rate: self.journal.outcome(key) for rate, key in keys.items()}
         return best_rate({rate: row for rate, row in found.items() if row["status"] == "ok"})
 
