@@ -14,10 +14,17 @@ from pathlib import Path
 import torch
 from _gpu_crossover import crossover
 from _gpu_ops import block, ops
-from _gpu_training import long, models
+from _gpu_training import long, models, prefill
 from gpu_s6 import check
 
-PARTS = {"ops": ops, "block": block, "models": models, "long": long, "crossover": crossover}
+PARTS = {
+    "ops": ops,
+    "block": block,
+    "models": models,
+    "long": long,
+    "prefill": prefill,
+    "crossover": crossover,
+}
 
 
 def main() -> None:
