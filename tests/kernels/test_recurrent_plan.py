@@ -30,25 +30,6 @@ def test_every_plan_fits(batch, width):
             assert made.tiles[1] % made.chunks[0] == 0
 
 
-@pytest.mark.parametrize(("batch", "width"), TABLE)
-def test_two_sets_of_rows_fit_too(batch, width):
-    """Both sets' rows are one thread's each to walk, and only the batch of one sequence has no two sets."""
-    for problem in problems(width, batch):
-        found = [made for made in candidates(problem, most_phases=2) if made.phases == 2]
-        assert bool(found) == (batch > 1)
-        for made in found:
-            assert made.shared_bytes <= SHARED_BYTES
-            assert made.blocks > 1
-            assert made.slots == 2 * made.groups * made.rows <= made.groups * made.threads
-            assert made.slots < batch + 2 * (made.groups + made.rows)
-            assert dict(made.defines())["PHASES"] == 2
-
-
-def test_one_set_of_rows_is_planned_until_two_are_measured():
-    for problem in problems(512, 64):
-        assert plan(problem).phases == 1
-
-
 @pytest.mark.parametrize("width", [1, 7, 16, 33, 100, 512, 768, 1000, 1024, 2048, 4096])
 @pytest.mark.parametrize("sequences", [1, 17, 1000])
 def test_any_width_and_batch_has_a_plan(width, sequences):
