@@ -56,14 +56,6 @@ PLANS: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
     "grid, in chunks": ((16, 1, 6, 2), {"grid": True, "chunks": (2, 2)}),
     "grid, in a ring": ((16, 1, 6, 2), {"grid": True, "chunks": (4, 2)}),
     "grid that shares columns, in a ring": ((16, 2, 6, 2), {"grid": True, "chunks": (2, 1)}),
-    "cluster, two sets of rows": ((16, 4, 3, 1), {"phases": 2}),
-    "grid, polled, two sets of rows": ((16, 1, 3, 2), {"grid": True, "chunks": (0, 0), "phases": 2}),
-    "polled grid that shares columns, two sets of rows": (
-        (16, 2, 3, 1),
-        {"grid": True, "chunks": (0, 0), "phases": 2},
-    ),
-    "grid, in bulk, two sets of rows": ((16, 1, 3, 2), {"grid": True, "phases": 2}),
-    "grid, in a ring, two sets of rows": ((16, 2, 3, 1), {"grid": True, "chunks": (2, 1), "phases": 2}),
 }
 
 
@@ -103,8 +95,8 @@ def force(numbers: tuple[int, int, int, int] | None, flags: dict[str, Any]) -> N
 
     def plan(problem: _plan.Problem) -> _plan.Plan | str:
         chunks = flags.get("chunks", (1, 1))
-        grid, down, phases = flags.get("grid", False), flags.get("down", 0), flags.get("phases", 1)
-        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks, down, phases)
+        grid, down = flags.get("grid", False), flags.get("down", 0)
+        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks, down)
         if made is None:
             return "does not fit"
         held = min(flags.get("held", 999), made.held)
@@ -157,7 +149,6 @@ def drawn_plan(draw: random.Random) -> tuple[tuple[int, int, int, int], dict[str
     )
     grid = draw.random() < 0.6
     flags = {"grid": grid, "chunks": chunks if grid else (1, 1), "down": draw.choice([0, 1, 2, 4, 8])}
-    flags["phases"] = draw.choice([1, 2])
     if draw.random() < 0.3:
         flags |= {"held": draw.randint(0, 2), "shared": draw.randint(0, 2)}
     return numbers, flags
@@ -307,24 +298,22 @@ def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _p
     return 1000 * (found[1] - found[0]) / (TIME - TIME // 4)
 
 
-def plans(kind: str, batch: int, width: int, back: bool, count: int, phases: bool) -> list[_plan.Plan]:
-    """The plans that the planner takes for cheapest: one of each form, then others.
+def plans(kind: str, batch: int, width: int, back: bool, count: int) -> list[_plan.Plan]:
+    """The planned one, the cheapest of each other way of exchange, then the cheapest of other forms.
 
-    ``phases``: half as many with one set of rows, and as many with two.
+    A form is units, blocks that share columns, exchange and turns: within one, guesses differ little.
     """
     problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
-    cheapest = sorted(_plan.candidates(problem, 2 if phases else 1), key=lambda p: p.cost)
-
-    def best(sets: int, count: int) -> list[_plan.Plan]:
-        chosen: dict[tuple[int, ...], _plan.Plan] = {}
-        for made in (p for p in cheapest if p.phases == sets):
-            turns = -(-batch // made.slots)
-            chosen.setdefault((made.units, made.cluster, made.polled, turns), made)
-        found = list(chosen.values())[:count]
-        rest = [made for made in cheapest if made.phases == sets and made not in found]
-        return found + rest[: count // 2]
-
-    return best(1, count // 2) + best(2, count) if phases and batch >= 16 else best(1, count)
+    planned = _plan.plan(problem)
+    assert not isinstance(planned, str), planned
+    near = (made for made in _plan.candidates(problem) if made.cost <= 1.5 * planned.cost)
+    cheapest = [planned, *sorted(near, key=lambda p: p.cost)]
+    ways: dict[object, _plan.Plan] = {}
+    forms: dict[object, _plan.Plan] = {}
+    for made in cheapest:
+        ways.setdefault((made.grid, made.polled), made)
+        forms.setdefault((made.units, made.cluster, made.polled, -(-batch // made.slots)), made)
+    return list(dict.fromkeys((*ways.values(), *forms.values(), *cheapest)))[:count]
 
 
 def compiled(
@@ -334,15 +323,12 @@ def compiled(
     back: bool,
     count: int,
     empty: bool,
-    phases: bool,
     part: int,
     parts: int,
 ) -> dict[str, Any]:
     """Compile a share of what `tune` runs, for all processes to find; with no ``count`` what `table` runs."""
     if count:
-        wanted = [
-            (m, False, e) for m in plans(kind, batch, width, back, count, phases) for e in {False, empty}
-        ]
+        wanted = [(m, False, e) for m in plans(kind, batch, width, back, count) for e in {False, empty}]
     else:
         problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
         made = _plan.plan(problem)
@@ -357,14 +343,12 @@ def compiled(
     return {}
 
 
-def tune(
-    kind: str, batch: int, width: int, back: bool, count: int, empty: bool, phases: bool
-) -> dict[str, Any]:
+def tune(kind: str, batch: int, width: int, back: bool, count: int, empty: bool) -> dict[str, Any]:
     """us of a step by several plans, whole and empty, beside the planner's guess."""
     force(None, {})
     lines = []
-    for plan in plans(kind, batch, width, back, count, phases):
-        about = f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.phases} x {plan.rows}"
+    for plan in plans(kind, batch, width, back, count):
+        about = f"U{plan.units} blocks {plan.blocks} x {plan.groups} rows {plan.rows}"
         about += f" cluster {plan.cluster} warps {plan.warps}"
         about += f" held {plan.held} shared {plan.shared}/{plan.tiles[1]}"
         about += " polled" if plan.polled else f" chunks {plan.chunks}"
@@ -404,7 +388,6 @@ def check_kind(kind: str) -> dict[tuple[str, str], bool]:
     right, workers = {}, Workers(__file__)
     states = {"rnn": ["h0"], "lstm": ["h0", "c0"], "gru": ["bias", "h0"]}[kind]
     few = ["cluster", "polled grid that shares columns", "grid that shares columns, in a ring"]
-    few += ["polled grid that shares columns, two sets of rows", "grid, in a ring, two sets of rows"]
     for dtype in DTYPES:
         right[kind, dtype] = True
         plans = list(PLANS) if (kind, dtype) == ("lstm", "bfloat16") else few
@@ -438,9 +421,7 @@ def check_all(kinds: list[str]) -> dict[tuple[str, str], bool]:
 Pass = tuple[str, int, int, bool]  # kind, batch, width, backwards
 
 
-def compile_all(
-    passes: list[Pass], until: float, count: int = 0, empty: bool = False, phases: bool = False
-) -> None:
+def compile_all(passes: list[Pass], until: float, count: int = 0, empty: bool = False) -> None:
     """Compile what is to be timed, in as many processes as there are cores."""
     cores, free = max(2, (os.cpu_count() or 2) - 1), queue.SimpleQueue[Workers]()
     for _ in range(cores):
@@ -449,7 +430,7 @@ def compile_all(
     def share(one: Pass, part: int) -> None:
         mine, names = free.get(), ("kind", "batch", "width", "back")
         if time.monotonic() < until:
-            values = dict(zip(names, one, strict=True), count=count, empty=empty, phases=phases)
+            values = dict(zip(names, one, strict=True), count=count, empty=empty)
             values |= {"part": part, "parts": 3}
             found = mine.run("compiled", 60, **values)
             if "failed" in found:
@@ -528,17 +509,16 @@ def short_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def tune_all(
-    workers: Workers, passes: list[Pass], count: int, empty: bool, phases: bool, until: float
+    workers: Workers, passes: list[Pass], count: int, empty: bool, until: float
 ) -> list[dict[str, Any]]:
     """Measure several plans of each pass; a row for each."""
     rows = []
-    compile_all(passes, until, count, empty, phases)
+    compile_all(passes, until, count, empty)
     for kind, batch, width, back in passes:
         if time.monotonic() > until:
             say("no time left")
             break
         values = {"kind": kind, "batch": batch, "width": width, "back": back, "count": count, "empty": empty}
-        values["phases"] = phases
         found = workers.run("tune", 60, **values)
         say(f"{kind} B{batch} H{width} {'backward' if back else 'forward'}: {found.get('failed', '')}")
         for line in found.get("rows", ()):
@@ -568,9 +548,8 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="measure plans, whole and empty steps")
     parser.add_argument("--kinds", default="lstm,rnn,gru")
     parser.add_argument("--rows", default="", help="of the table with --tune, such as 16x512,64x1024")
-    parser.add_argument("--plans", type=int, default=4, help="plans of each row with --tune")
+    parser.add_argument("--plans", type=int, default=6, help="plans of each row with --tune")
     parser.add_argument("--empty", action="store_true", help="with --tune, steps without a product too")
-    parser.add_argument("--phases", action="store_true", help="with --tune, plans of two sets of rows too")
     parser.add_argument("--seconds", type=float, default=460, help="after which nothing new begins")
     parser.add_argument("--unchecked", action="store_true", help="the check has just been run")
     parser.add_argument("--out", type=Path)
@@ -586,7 +565,7 @@ def main() -> None:
         if args.tune:
             wanted = [r for r in TABLE if not args.rows or f"{r[0]}x{r[1]}" in args.rows.split(",")]
             passes = [(kind, *r, back) for kind in kinds for r in wanted for back in (False, True)]
-            write(args.out, tune_all(workers, passes, args.plans, args.empty, args.phases, until))
+            write(args.out, tune_all(workers, passes, args.plans, args.empty, until))
             return
         if not args.unchecked:
             say(f"at once: {workers.run('residents', 60)}")

@@ -243,21 +243,12 @@ static inline void load_to(void* to, const void* from, unsigned bytes, long long
     check_copy(to, from, bytes);
     fibers::copies.push_back({to, from, bytes, bar});
 }
-// What is copied so may not be there yet, all bits set: so some of it is made to be.
-template <class F>
-static inline void copy_four(F* to, const F* from) {
-    check_copy(to, from, 16);
-    *to = *from;
-    if (fibers::random_number() % 4 == 0) memset(to, 0xff, 16);
-}
-static inline void copies_end() {}
 static inline void fence_copies() {}
 static inline void cluster_sync() { fibers::pause(fibers::AT_CLUSTER); }
 static inline int load_acquire(const int* p) {
     fibers::pause(fibers::SPINS);
     return *p;
 }
-static inline int load_relaxed(const int* p) { return *p; }
 static inline void add_release(int* p, int v) { *p += v; }
 static inline long long nanoseconds() { return fibers::passes; }
 #define load_stream(p) (*(const Four*)(p))

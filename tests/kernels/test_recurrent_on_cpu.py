@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.kernels.emulation import Together, emulating, needed
-from tests.test_kernels import WIDE_PARAMETERS, cast, check_budget, example, results_and_grads, strided
+from tests.test_kernels import WIDE_PARAMETERS, check_budget, example, strided
 
 from quatrain.kernels import OPS, Case, _recurrent_cuda
 from quatrain.kernels._recurrent_cuda import _launch, _plan
@@ -41,23 +41,12 @@ def test_matches_the_definition(emulator, name, case, dtype):
 
 
 def force(
-    monkeypatch,
-    units,
-    cluster,
-    rows,
-    groups,
-    *,
-    grid=False,
-    held=99,
-    shared=99,
-    chunks=(1, 1),
-    down=0,
-    phases=1,
+    monkeypatch, units, cluster, rows, groups, *, grid=False, held=99, shared=99, chunks=(1, 1), down=0
 ):
     """Plans with these numbers instead of the cheapest; few tiles held, so that every place is read."""
 
     def plan(problem):
-        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks, down, phases)
+        made = _plan.fit(problem, units, cluster, grid, rows, groups, chunks, down)
         assert made is not None
         held_now = min(held, made.held)
         shared_now = min(shared, made.tiles[1] - held_now)
@@ -100,43 +89,6 @@ def test_blocks_that_work_together(emulator, name, how, monkeypatch):
     case = Case(dims, (*optional, *([form] if form else [])))
     dtype = (torch.bfloat16, torch.float32, torch.float16)[len(how) // 2 % 3]
     check_budget(OPS[name], SCANS[name], example(OPS[name], case), dtype)
-
-
-BY_TURNS = {  # units, cluster, rows, groups
-    "a cluster": ((16, 3, 2, 2), {}),
-    "a cluster of weights from everywhere": ((16, 3, 3, 1), {"held": 1, "shared": 1}),
-    "one block": ((64, 1, 2, 2), {}),
-    "a polled grid": ((16, 1, 3, 1), {"grid": True, "chunks": (0, 0)}),
-    "a polled grid that shares columns": ((16, 3, 3, 1), {"grid": True, "chunks": (0, 0)}),
-    "a counted grid": ((16, 1, 2, 2), {"grid": True}),
-    "a counted grid that shares columns": ((16, 3, 2, 1), {"grid": True}),
-    "chunks in a ring": ((16, 1, 3, 1), {"grid": True, "chunks": (3, 1), "held": 1}),
-    "chunks in a ring of clusters of two": ((16, 2, 2, 1), {"grid": True, "chunks": (2, 1)}),
-}
-
-
-@pytest.mark.parametrize("how", BY_TURNS)
-@pytest.mark.parametrize("name", SCANS)
-def test_two_sets_of_rows_by_turns(emulator, name, how, monkeypatch):
-    """One set ends long before the other; a sequence does not see with which others it runs, to the bit."""
-    numbers, flags = BY_TURNS[how]
-    monkeypatch.setattr(Together, "late", len(how) % 2)
-    optional = ("bias", "h0", "c0")[0 if name == "gru_scan" else 1 : 3 if name == "lstm_scan" else 2]
-    width = 60 if "of two" in how or "one block" in how else 37
-    dtype = (torch.bfloat16, torch.float32, torch.float16)[len(how) // 2 % 3]
-    arguments = example(OPS[name], Case({"B": 11, "T": 19, "D": width}, (*optional, "lengths")))
-    first = numbers[2] * numbers[3]
-    arguments["lengths"] = torch.full((11,), 2)
-    arguments["lengths"][:first] = 19 - torch.arange(first) % 3
-    arguments["lengths"][-1] = 0
-    found = {}
-    for phases in (1, 2):
-        force(monkeypatch, *numbers, **flags, phases=phases)
-        found[phases] = results_and_grads(SCANS[name], cast(arguments, lambda x: x.to(dtype)), dtype)
-    for result, want in found[1].items():
-        if "bias" not in result and "weight" not in result:  # sums over sequences
-            assert torch.equal(found[2][result], want), result
-    check_budget(OPS[name], SCANS[name], arguments, dtype)
 
 
 def given(name, case, dtype=torch.bfloat16):
@@ -222,8 +174,8 @@ def test_blocks_that_never_start_leave_nan_and_an_error(emulator, monkeypatch):
     device = arguments["x"].device
     monkeypatch.setattr(Together, "together", 2)
     monkeypatch.setattr(_launch, "PATIENCE", 500)
-    for chunks, phases in (((1, 1), 1), ((0, 0), 1), ((1, 1), 2), ((0, 0), 2)):
-        force(monkeypatch, 16, 1, 2, 3 - phases, grid=True, chunks=chunks, phases=phases)
+    for chunks in ((1, 1), (0, 0)):
+        force(monkeypatch, 16, 1, 2, 2, grid=True, chunks=chunks)
         y, h, c = lstm.scan(**arguments)
         for result in (y, h, c):
             assert result.isnan().all()

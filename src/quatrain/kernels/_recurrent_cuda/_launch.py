@@ -168,10 +168,10 @@ class Launch:
         kernels = self.kernel(keep, flush, empty)
         if made.grid:
             vector = made.vector(self.gates if self.back else 1)
-            room = made.phases * made.places * made.groups * vector * x.element_size() // 4
+            room = made.places * made.groups * vector * x.element_size() // 4
             exchange = x.new_empty(room, dtype=torch.int32)
             self.set("exchange", exchange.fill_(-1) if made.polled else exchange)
-            self.set("arrived", x.new_zeros(made.groups * made.phases + 1, dtype=torch.int32))
+            self.set("arrived", x.new_zeros(made.groups + 1, dtype=torch.int32))
         self.args.status = status(self.device).data_ptr()
         kernels.launch(
             "recurrent_scan",

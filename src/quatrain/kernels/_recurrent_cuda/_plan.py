@@ -1,8 +1,7 @@
 """How a recurrent scan is spread over a GPU: pure arithmetic, no device is asked.
 
-A group of blocks runs some rows of the batch, or two sets of them by turns: while the operand of one is
-exchanged the blocks work on the other. Its blocks own units of the layer and keep the units' weights in
-registers as far as they go, then in shared memory; what is left is read from L2 at every step. Up to 16
+A group of blocks runs some rows of the batch. Its blocks own units of the layer and keep the units' weights
+in registers as far as they go, then in shared memory; what is left is read from L2 at every step. Up to 16
 blocks are one cluster and exchange through its shared memory; more are a part of the grid and exchange
 through global memory.
 """
@@ -21,24 +20,26 @@ SHARED_BYTES = 227 << 10  # of a block on Hopper
 _UNITS = (16, 32, 64, 128)
 _ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64)
 _WARPS = 8
-_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 8), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
+_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 8), (8, 4), (16, 4), (8, 2), (16, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
-_WAITING = ((5, 6), (5, 6), (8, 11), (7, 12))  # of an element of the other set of rows, forward and backward
 _HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
 _PLACES_BYTES = 8 << 20  # of operands that lie in L2 at a time
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
-# Costs in us, fitted to what `benchmarks/gpu_rnn.py --tune` measured on one H100: 168 plans, 7 % off.
-_CLUSTER, _LARGE_CLUSTER, _CLUSTER_KB = 0.43, 0.06, 0.032  # exchange; of more than 8 blocks; for a KB
-_POLLED, _POLLED_KB, _POLLED_MORE = 0.85, 0.06, 0.028  # up to 8 KB, for a KB up to 16, for a KB beyond
-_COUNTED, _COUNTED_KB, _CHUNK_KB, _RING = 2.1, 0.006, 0.015, 1.24  # last: where places are used again
-_LOADED, _COPIED = 0.35, 0.9  # of these: reading what is there
-_SUMS, _SUMS_KB = 0.13, 0.042  # sums that blocks send each other
-_PRODUCT, _FMA_PRODUCT = 1.15 / 1755, 11.4 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
-_WAIT = 23 / 1755  # of a product for the one before it in the same sum
-_SHARED_KB, _L2_KB = 0.0038, 0.00027  # read in a block; by all blocks together
+# Costs in us of a step, fitted to what `benchmarks/gpu_rnn.py --tune` measured on one H100: 36 plans of
+# 64 sequences, 4 % off, and, with a third of their weight, 175 plans of earlier kernels for what those lack
+# (small batches, many clusters), 7 % off. Of these no polled plan counts whose threads ask for more than 16
+# bytes: that is faster now.
+_CLUSTER, _CLUSTER_KB = 0.50, 0.0282  # a cluster's exchange and the step's barriers; a KB of the operand
+_POLLED, _POLLED_KB = 0.913, 0.0198  # numbers asked for: to L2 and back; a KB that a block asks for
+_COUNTED, _CHUNK_KB = 2.59, 0.0164  # arrivals counted; a KB of the first chunk, others come meanwhile
+_RING, _RINGS = 2.57, 3  # another load of all places for chunks; more than so many are hidden
+_SUMS, _SUMS_KB = 0.085, 0.0359  # sums that blocks of a cluster send each other; a KB of them
+_PRODUCT, _FMA_PRODUCT = 1.04 / 1755, 11.4 / 1755  # 16 x 16 by 16 x 8; 1755 cycles are a us
+_WAIT = 28 / 1755  # of a product for the one before it in the same sum
+_SHARED_KB, _L2_KB = 0.003, 0.00023  # read from shared memory by a block; from L2 by all blocks together
+_ELEMENT, _CELL, _CELL_BACK = 0.312, 0.177, 0.122  # a thread's unit; an LSTM's or GRU's gates; more backwards
 _RAGGED = 0.55  # mean length of sequences to the longest, where they differ: a row with one alone may wait
-_ELEMENT, _CELL, _BACK = 0.28, 0.07, 0.05  # a thread's units; an LSTM's or GRU's gates; backwards
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Plan:
         units: of the layer that a block owns.
         blocks: of a group.
         groups: that run at once.
-        rows: of a group, in each of its sets.
+        rows: of a group.
         warps: over rows and columns of the weights' tiles.
         tiles: of 16 rows and of 16 columns that a warp has.
         held: columns of tiles in registers.
@@ -57,9 +58,8 @@ class Plan:
         cluster: blocks of a cluster; in a grid they share the columns of the weights.
         grid: the group is more than a cluster.
         polled: blocks of the grid ask for numbers until they are there, instead of counting who has written.
-        places: for operands of a set in global memory.
+        places: for operands in global memory.
         chunks: of an operand that is counted; how many are in shared memory at a time.
-        phases: sets of rows that a group runs by turns.
     """
 
     units: int
@@ -77,7 +77,6 @@ class Plan:
     polled: bool = False
     chunks: tuple[int, int] = (1, 1)
     places: int = 2
-    phases: int = 1
 
     @property
     def threads(self) -> int:
@@ -86,10 +85,10 @@ class Plan:
     @property
     def slots(self) -> int:
         """Rows of all groups: sequences that run at once."""
-        return self.groups * self.phases * self.rows
+        return self.groups * self.rows
 
     def vector(self, parts: int) -> int:
-        """Numbers of the operand of a group's set of rows."""
+        """Numbers of a group's operand."""
         return self.blocks * parts * self.rows * self.units
 
     def defines(self) -> tuple[tuple[str, int], ...]:
@@ -97,7 +96,6 @@ class Plan:
             ("UNITS", self.units),
             ("BLOCKS", self.blocks),
             ("ROWS", self.rows),
-            ("PHASES", self.phases),
             ("WM", self.warps[0]),
             ("WK", self.warps[1]),
             ("MPW", self.tiles[0]),
@@ -165,8 +163,8 @@ def plan(problem: Problem) -> Plan | str:
     return min(found, key=lambda p: (p.cost, p.blocks, p.rows))
 
 
-def candidates(problem: Problem, most_phases: int = 1) -> Iterator[Plan]:
-    """All plans that can run. Two sets of rows by turns (``most_phases`` 2) are yet to be measured."""
+def candidates(problem: Problem) -> Iterator[Plan]:
+    """All plans that can run."""
     for units in _UNITS:
         blocks = -(-problem.width // units)
         if units > 16 and blocks * units >= 2 * problem.width:
@@ -177,15 +175,12 @@ def candidates(problem: Problem, most_phases: int = 1) -> Iterator[Plan]:
             if blocks % cluster or room == 0:
                 continue
             ways = ((0, 0), *_CHUNKS) if grid else ((1, 1),)
-            for rows, phases in product(_ROWS, range(1, (most_phases if blocks > 1 else 1) + 1)):
-                slots = rows * phases
-                groups = min(room, -(-problem.sequences // slots))
-                if groups * slots >= problem.sequences + groups * phases + slots and slots > 1:
+            for rows in _ROWS:
+                groups = min(room, -(-problem.sequences // rows))
+                if groups * rows >= problem.sequences + groups + rows and rows > 1:
                     continue  # rows without work
-                if phases > 1 and groups * rows >= problem.sequences:
-                    continue  # one set has all the work
                 for chunks, down in product(ways, (1, 2, 4, 8)):
-                    made = fit(problem, units, cluster, grid, rows, groups, chunks, down, phases)
+                    made = fit(problem, units, cluster, grid, rows, groups, chunks, down)
                     if made is not None:
                         yield made
 
@@ -199,7 +194,6 @@ def fit(
     groups: int,
     chunks: tuple[int, int] = (1, 1),
     down: int = 0,
-    phases: int = 1,
 ) -> Plan | None:
     """The plan with these numbers; None where it does not fit. No chunks in a grid: operands are polled.
 
@@ -211,7 +205,7 @@ def fit(
     m, k = share * problem.row_gates * units // 16, blocks * problem.parts * units // 16 // share
     down = down or max(d for d in range(1, _WARPS + 1) if m % d == 0)
     across = _WARPS // down
-    if m % down or 32 * down * across < max(units, phases * rows):
+    if m % down or 32 * down * across < max(units, rows):
         return None
     if blocks * problem.parts // share % chunks[0]:
         return None
@@ -222,29 +216,11 @@ def fit(
     later = 8 if elements <= 2 else 0
     per_tile = 4 * fours * tiles[0]
     taken = sums + (8 + later) * elements + (12 if elements > 2 else 0)
-    waiting = (
-        (phases - 1) * elements * _WAITING[problem.kind][problem.back]
-    )  # of the set whose turn it is not
-    held = min(tiles[1], max(0, _HELD - taken - waiting) // per_tile)
+    held = min(tiles[1], max(0, _HELD - taken) // per_tile)
     if sums > 96 or elements > 8:
         return None
     made = Plan(
-        units,
-        blocks,
-        groups,
-        rows,
-        (down, across),
-        tiles,
-        held,
-        0,
-        cluster,
-        grid,
-        0,
-        0.0,
-        polled,
-        chunks,
-        2,
-        phases,
+        units, blocks, groups, rows, (down, across), tiles, held, 0, cluster, grid, 0, 0.0, polled, chunks
     )
     base = shared_bytes(problem, made)
     column = down * across * tiles[0] * fours * 512
@@ -254,7 +230,7 @@ def fit(
         return None
     made = replace(made, shared=shared, shared_bytes=base + shared * column)
     if polled:
-        few = 64 * phases * groups * made.vector(problem.parts) * problem.size <= _PLACES_BYTES
+        few = 64 * groups * made.vector(problem.parts) * problem.size <= _PLACES_BYTES
         made = replace(made, places=64 if few else 16)
     return replace(made, cost=_cost(problem, made, left * column))
 
@@ -272,8 +248,7 @@ def shared_bytes(problem: Problem, made: Plan) -> int:
     stage = problem.parts * made.units * made.rows * size if staged else 0
     sums = share * across * columns * problem.row_gates * made.units // 16 * 640 * (2 if share > 1 else 1)
     tiles = down * across * made.tiles[0] * made.shared * (size // 2) * 512
-    operands, bars = (1, 2 * made.chunks[1]) if made.grid else (2 * made.phases, 2 * made.phases)
-    return operands * v + stage + sums + tiles + 48 * made.phases * made.rows + 8 * bars + 32
+    return (1 if made.grid else 2) * v + stage + sums + tiles + 48 * made.rows + 16 * made.chunks[1] + 32
 
 
 def _cost(problem: Problem, made: Plan, streamed: int) -> float:
@@ -293,24 +268,17 @@ def _cost(problem: Problem, made: Plan, streamed: int) -> float:
     if share > 1:
         step += _SUMS + _SUMS_KB * sums
     step += _ELEMENT * -(-made.units * made.rows // made.threads)
-    step += (_CELL + 0.12 * problem.back) * (problem.kind >= 2) + _BACK * problem.back
-    latency, rest = _exchange(made, received)
-    step += rest
-    # A set's operand is under way while the blocks work on the other.
-    step = step + latency if made.phases == 1 else max(2 * step, step + latency)
+    step += (_CELL + _CELL_BACK * problem.back) * (problem.kind >= 2)
+    step += _exchange(made, received)
     per_row = problem.sequences / made.slots
     return step * (max(1.0, _RAGGED * per_row) if problem.ragged else ceil(per_row))
 
 
-def _exchange(made: Plan, received: float) -> tuple[float, float]:
-    """us that a step waits for others, which another set of rows can fill (guessed), and those it cannot."""
+def _exchange(made: Plan, received: float) -> float:
+    """us that a step waits for what others send, of which the block reads ``received`` KB."""
     if made.polled:
-        rest = _POLLED_KB * max(0, min(received, 16) - 8) + _POLLED_MORE * max(0, received - 16)
-        return _POLLED - _LOADED, _LOADED + rest
+        return _POLLED + _POLLED_KB * received
     if made.grid:
-        rest = (_COUNTED_KB + _CHUNK_KB / made.chunks[0]) * received
-        rest += _RING * (made.chunks[0] / made.chunks[1] - 1)
-        return _COUNTED - _COPIED, _COPIED + rest
-    if made.blocks > 1:
-        return _CLUSTER + _LARGE_CLUSTER * (made.blocks > 8) + _CLUSTER_KB * received, 0.0
-    return 0.0, 0.0
+        chunks, places = made.chunks
+        return _COUNTED + _CHUNK_KB * received / chunks + _RING * min(_RINGS, chunks / places - 1)
+    return _CLUSTER + _CLUSTER_KB * received if made.blocks > 1 else 0.0

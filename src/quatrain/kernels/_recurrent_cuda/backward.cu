@@ -25,10 +25,10 @@ struct Done {  // what a step leaves behind: cotangents of the drives, or of the
 };
 
 __device__ __forceinline__ Done work(
-    const Args& args, const Block& b, Unit& state, const In& in, const Row& now, int row, int u, float* out
+    const Args& args, const Block& b, int step, Unit& state, const In& in, const Row& now, int row, int u, float* out
 ) {
     Done done;
-    state.h += sum_of(b, row, u);
+    state.h += sum_of(b, step, row, u);
     if (now.flags & BEHIND) {
         done.h = state.h, done.c = state.c;
         return done;
@@ -64,9 +64,9 @@ __device__ __forceinline__ void enter(const Args& args, Unit& state, const Row& 
     EACH(g, GATES) out[g] = 0.f;
 }
 
-// Behind the last step of a row, one of PHASES ROWS of the group.
+// Behind the last step of a row.
 __device__ __forceinline__ void leave(const Args& args, const Block& b, const Unit& state, int row, int unit) {
-    if (KIND == 3) args.dbias[((Long)b.group * (PHASES * ROWS) + row) * args.width + unit] = state.bias;
+    if (KIND == 3) args.dbias[((Long)b.group * ROWS + row) * args.width + unit] = state.bias;
 }
 
 __device__ __forceinline__ void poison(const Args& args, int unit) {

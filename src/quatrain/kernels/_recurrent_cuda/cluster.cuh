@@ -61,12 +61,6 @@ __device__ __forceinline__ void load_to(void* to, const void* from, unsigned byt
                  : "memory");
 }
 
-// Copies 16 bytes from global to shared memory, some time before `copies_end`.
-__device__ __forceinline__ void copy_four(Four* to, const Four* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
-}
-__device__ __forceinline__ void copies_end() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 // Makes what this thread wrote or has seen visible to the copies above.
 __device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
@@ -77,11 +71,6 @@ __device__ __forceinline__ void cluster_sync() {
 __device__ __forceinline__ int load_acquire(const int* p) {
     int v;
     asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
-}
-__device__ __forceinline__ int load_relaxed(const int* p) {
-    int v;
-    asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
 __device__ __forceinline__ void add_release(int* p, int v) {

@@ -14,12 +14,12 @@ struct Done {  // what a step leaves behind
 };
 
 __device__ __forceinline__ Done work(
-    const Args& args, const Block& b, Unit& state, const In& in, const Row& now, int row, int u, float* out
+    const Args& args, const Block& b, int step, Unit& state, const In& in, const Row& now, int row, int u, float* out
 ) {
     Done done;
     float inner = 0.f;
     EACH(g, GATES) {
-        float product = sum_of(b, row, g * UNITS + u);
+        float product = sum_of(b, step, row, g * UNITS + u);
         if (KIND == 3 && g == 2) {
             inner = product + (args.bias ? args.bias[b.member * UNITS + u] : 0.f);
             product = 0.f;

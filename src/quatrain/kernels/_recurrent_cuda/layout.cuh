@@ -1,12 +1,10 @@
 // Where everything lies: sizes, arguments, which sequence a row holds at which step.
 //
-// A group of BLOCKS blocks runs PHASES sets of ROWS rows by turns; each block owns UNITS units of the layer. The
-// operand of a step's product (h forward, the cotangents of the gates backward) is a vector of numbers for each row
-// of a set, in slices [slice][row][UNITS]: what a block contributes is one piece of PARTS slices.
+// A group of BLOCKS blocks runs ROWS rows; each block owns UNITS units of the layer. The operand of a step's
+// product (h forward, the cotangents of the gates backward) is a vector of numbers for each row, in slices
+// [slice][row][UNITS]: what a block contributes is one piece of PARTS slices.
 //
-// A `step` is one of one set: sets take turns, so that step s is one of set s % PHASES.
-//
-// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, PHASES, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
+// Macros: DATA, KIND, BACK, UNITS, BLOCKS, ROWS, WM, WK, MPW, KPW, REGS, SHARED, CLUSTER, GRID, POLLED, PLACES,
 // CHUNKS, RING, FULL, NARROW, BYTES, KEEP, FLUSH, EMPTY; _plan.py says what they mean.
 
 #define PARTS (BACK ? GATES : 1)   // slices of a block
@@ -29,8 +27,8 @@
 #define CHUNK_TILES (KT / CHUNKS)
 #define KPC (KPW / CHUNKS)           // tiles of a warp in a chunk
 #define USES (CHUNKS / RING)         // of a place for a chunk, in a step
-#define OPERANDS (GRID ? 1 : 2 * PHASES)     // in shared memory at a time, or RING chunks of one
-#define BARS (GRID ? 2 * RING : 2 * PHASES)  // of operands or of places for chunks
+#define OPERANDS (GRID ? 1 : 2)      // in shared memory at a time, or RING chunks of one
+#define BARS (2 * RING)              // of operands, or full and empty of places for chunks; RING is 1 in a cluster
 
 // Whether a unit of the block is one of the layer's: where FULL blocks fill it all are.
 #define IS_UNIT(unit) (FULL || (unit) < args.width)
@@ -55,7 +53,7 @@ struct Args {
 #define SUMS_OF_STEP (SHARE * WK * OWN_MT * NT * SUM_TILE)
 #define SUM_BYTES (SUM_PLACES * SUMS_OF_STEP * 4)
 #define TILE_BYTES (WM * WK * MPW * SHARED * FOURS * 512)
-#define ROW_BYTES (PHASES * 2 * ROWS * 24)
+#define ROW_BYTES (2 * ROWS * 24)
 static_assert(BYTES == OPERANDS * V_BYTES + STAGE_BYTES + SUM_BYTES + TILE_BYTES + ROW_BYTES + 8 * BARS + 32,
               "_plan.py counts bytes of shared memory otherwise");
 
@@ -66,18 +64,15 @@ struct Row {      // what a row does in a step
 enum { FIRST = 1, LAST = 2, BEHIND = 4 };  // step of a sequence, in the direction of the pass; one more backwards
 
 struct Block {
-    Data* v;  // operands: two of a set, or RING chunks of one where blocks read it from global memory
+    Data* v;  // operands: two, or RING chunks of one where blocks read it from global memory
     Data* stage;
     float* sums;
     Four* tiles;
-    Row* rows;  // [set][2][ROWS]
+    Row* rows;  // [2][ROWS]
     Long *full, *empty;  // barriers: an operand is there, a place for a chunk is free
     Long* shared_sums;   // two: sums of other blocks are there
     int* failed;
     int group, member, rank;
-    int turn;  // steps that all sets have run
-    int seen;      // who has written the next step's operand, as far as this thread knows
-    bool fetched;  // that operand is on its way already
 };
 
 __device__ __forceinline__ Block place_block() {
@@ -100,19 +95,14 @@ __device__ __forceinline__ Block place_block() {
     b.group = blockIdx.x / BLOCKS;
     b.member = blockIdx.x % BLOCKS;
     b.rank = b.member % SHARE;
-    b.turn = 0;
-    b.seen = 0;
-    b.fetched = false;
     return b;
 }
 
 __device__ __forceinline__ Data* operand(const Block& b, int step) {
     return b.v + (step & OPERANDS - 1) * (V_BYTES / (int)sizeof(Data));
 }
-__device__ __forceinline__ Long* bar_of(const Block& b, int step) { return b.full + (step & 2 * PHASES - 1); }
-__device__ __forceinline__ Row* rows_of(const Block& b, int phase, int time) {
-    return b.rows + (2 * phase + (time & 1)) * ROWS;
-}
+__device__ __forceinline__ Long* bar_of(const Block& b, int step) { return b.full + (step & 1); }
+__device__ __forceinline__ Row* rows_of(const Block& b, int step) { return b.rows + (step & 1) * ROWS; }
 
 // Row n's piece of 16 bytes c lies where c ^ twist(n) says, so that 8 rows' pieces lie in different banks.
 __device__ __forceinline__ int twist(int n) {
@@ -132,7 +122,7 @@ struct Walk {
 __device__ __forceinline__ Long clamp(Long x, Long most) { return x < 0 ? 0 : x > most ? most : x; }
 
 __device__ __forceinline__ void look_ahead(Walk& w, const Args& args) {
-    Long slots = (Long)args.groups * (PHASES * ROWS);
+    Long slots = (Long)args.groups * ROWS;
     for (;;) {
         Long rank = w.turn * slots + (w.turn & 1 ? slots - 1 - w.slot : w.slot);
         ++w.turn;

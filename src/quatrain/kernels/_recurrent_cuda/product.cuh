@@ -5,8 +5,7 @@
 // memory at every step. Sums of the warps that share rows meet in shared memory.
 //
 // Where SHARE blocks of a grid share columns, each multiplies the rows of all of them, and sends the sums to the blocks
-// that own the rows. A block may be a step ahead of another one of them, no more, so there are two places for sums; a
-// set of rows that has ended takes no turn.
+// that own the rows. A block may be a step ahead of another one of them, no more, so there are two places for sums.
 
 // Sums of every SPLIT-th tile: a product waits for the one before it in the same sum, and four hide that.
 #define SPLIT (DATA == 0 || MPW * NT > 2 ? 1 : 4 / (MPW * NT))
@@ -95,33 +94,32 @@ __device__ __forceinline__ void load_operand(unsigned (*b)[2], const Data* v, in
 __device__ __forceinline__ void finish(float* sum, float* d) { EACH(i, 4) d[i] = sum[i]; }
 #endif
 
-__device__ __forceinline__ float* sums_of(const Block& b) {
-    return b.sums + (SUM_PLACES > 1 ? (b.turn & 1) * SUMS_OF_STEP : 0);
+__device__ __forceinline__ float* sums_of(const Block& b, int step) {
+    return b.sums + (SUM_PLACES > 1 ? (step & 1) * SUMS_OF_STEP : 0);
 }
 
-// The bytes of other blocks' sums in a turn; one thread.
-__device__ __forceinline__ void announce_sums(const Block& b, int turn) {
-    bar_expect(b.shared_sums + (turn & 1), (SHARE - 1) * WK * OWN_MT * NT * 512);
+// The bytes of other blocks' sums in a step; one thread.
+__device__ __forceinline__ void announce_sums(const Block& b, int step) {
+    bar_expect(b.shared_sums + (step & 1), (SHARE - 1) * WK * OWN_MT * NT * 512);
 }
 
 // Waits for other blocks' sums; all threads. False if that took too long.
-__device__ __forceinline__ bool receive_sums(const Args& args, const Block& b) {
+__device__ __forceinline__ bool receive_sums(const Args& args, const Block& b, int step) {
     if (SHARE == 1) return true;
-    bool came = wait_for(args, b.shared_sums + (b.turn & 1), b.turn >> 1 & 1);
-    if (threadIdx.x == 0 && came) announce_sums(b, b.turn + 2);
+    bool came = wait_for(args, b.shared_sums + (step & 1), step >> 1 & 1);
+    if (threadIdx.x == 0 && came) announce_sums(b, step + 2);
     return came;
 }
 
 // Sums of this warp's tiles, as sums[rank of who multiplied][wk][tile][8 rows of the batch][lane][4].
 // `came` is false where the operand did not come.
-__device__ __forceinline__ void multiply_all(const Held& held, const Args& args, Block& b, int step, bool& came) {
+__device__ __forceinline__ void multiply_all(const Held& held, const Args& args, const Block& b, int step, bool& came) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp % WM, wk = warp / WM;
     float sum[SPLIT][MPW][NT][SUMS];
     EACH(s, SPLIT) EACH(m, MPW) EACH(j, NT) EACH(i, SUMS) sum[s][m][j][i] = 0.f;
     const Data* v = operand(b, step);
     EACH(i, KPW) {
         if (i % KPC == 0) v = enter_chunk(args, b, step, i / KPC, came);
-        if (i == KPW * 3 / 4) ask_ahead(args, b, step + 1);
         int inside = inside_chunk(wk, i);
         if (!EMPTY && has_tile(inside)) {
 #if DATA != 0
@@ -156,21 +154,21 @@ __device__ __forceinline__ void multiply_all(const Held& held, const Args& args,
             finish(sum[0][m][j], d);
             int tile = wm * MPW + m, owner = tile / OWN_MT;
             int place = ((b.rank * WK + wk) * OWN_MT + tile % OWN_MT) * NT + j;
-            Four* to = (Four*)(sums_of(b) + place * SUM_TILE + r * 20 + q * 4);
+            Four* to = (Four*)(sums_of(b, step) + place * SUM_TILE + r * 20 + q * 4);
             Four four = {__float_as_uint(d[0]), __float_as_uint(d[1]), __float_as_uint(d[2]), __float_as_uint(d[3])};
             if (SHARE == 1 || owner == b.rank) {
                 *to = four;
             } else {
-                push_four(to, four, b.shared_sums + (b.turn & 1), owner);
+                push_four(to, four, b.shared_sums + (step & 1), owner);
             }
         }
     }
 }
 
 // The product's row m of own units for a row of the batch.
-__device__ __forceinline__ float sum_of(const Block& b, int row, int m) {
+__device__ __forceinline__ float sum_of(const Block& b, int step, int row, int m) {
     int lane = m % 8 * 20 + row % 8 / 2 * 4, number = m / 8 % 2 * 2 + row % 2;
-    const float* from = sums_of(b) + (m / 16 * NT + row / 8) * SUM_TILE + lane + number;
+    const float* from = sums_of(b, step) + (m / 16 * NT + row / 8) * SUM_TILE + lane + number;
     float total = 0.f;
     EACH(k, SHARE * WK) total += from[k * OWN_MT * NT * SUM_TILE];
     return total;

@@ -2,9 +2,6 @@
 //
 // Two barriers of the block a step, and one exchange (exchange.cuh). What others wait for goes first; results are
 // written behind it where they fit into registers that long.
-//
-// With two sets of rows the block works on one while the operand of the other is exchanged. All blocks of a group walk
-// along the same rows, and so agree when a set ends.
 
 #define LATER (EACH_THREAD <= 2)
 
@@ -27,10 +24,9 @@ __device__ __forceinline__ bool element(int i, int& row, int& u) {
     return EACH_THREAD * THREADS == ELEMENTS || e < ELEMENTS;
 }
 
-struct Set {  // of rows: what this thread has of its units
+struct Own {  // what this thread has of its units
     Unit state[EACH_THREAD];
     In in[EACH_THREAD];  // read a step ahead
-    bool alive;
 };
 
 // What is needed of a step but for its product.
@@ -43,44 +39,42 @@ __device__ __forceinline__ void read_all(In* in, const Args& args, const Block& 
     }
 }
 
-// The first operand of a set, and what is needed of its first step.
-__device__ __forceinline__ void begin(Set& own, const Args& args, const Block& b, int phase) {
+// The first operand, and what is needed of the first step.
+__device__ __forceinline__ void begin(Own& own, const Args& args, const Block& b) {
     float out[GATES];
     int row, u;
-    const Row* rows = rows_of(b, phase, 0);
-    own.alive = true;
+    const Row* rows = rows_of(b, 0);
     EACH(i, EACH_THREAD) {
         own.state[i].h = own.state[i].c = own.state[i].bias = 0.f;
         if (element(i, row, u)) {
             EACH(g, GATES) out[g] = 0.f;
-            prepare(args, b, own.state[i], rows[row], piece_of(args, b, phase), row, u, out);
+            prepare(args, b, own.state[i], rows[row], piece_of(args, b, 0), row, u, out);
         }
     }
-    send(args, b, phase);
+    send(args, b, 0);
     read_all(own.in, args, b, rows);
 }
 
-// One step of a set, whose `time`-th it is; `by_turns`: the other set's comes next. False where a block waited too long.
+// One step of all rows: false behind the last, or where a block waited too long.
 __device__ __forceinline__ bool run_step(
-    Set& own, Walk& mine, const Held& held, const Args& args, Block& b, int phase, int time, bool by_turns
+    Own& own, Walk& mine, const Held& held, const Args& args, const Block& b, int step
 ) {
-    int step = PHASES * time + phase, at = (int)threadIdx.x - phase * ROWS, row, u;
-    const Row *now = rows_of(b, phase, time), *next = rows_of(b, phase, time + 1);
+    const Row *now = rows_of(b, step), *next = rows_of(b, step + 1);
     bool alive = false;
-    if (0 <= at && at < ROWS) {
+    int row, u;
+    if (threadIdx.x < ROWS) {
         Row then = walk(mine, args);
-        rows_of(b, phase, time + 1)[at] = then;
+        rows_of(b, step + 1)[threadIdx.x] = then;
         alive = then.sequence >= 0;
     }
     bool came = receive(args, b, step);
     multiply_all(held, args, b, step, came);
-    came = came && receive_sums(args, b);
+    came = came && receive_sums(args, b, step);
     if (!came) *b.failed = 1;
-    own.alive = __syncthreads_or(alive);
+    bool more = __syncthreads_or(alive);
     if (*b.failed) return false;
-    if (by_turns) fetch(args, b, step + 1);
     In then[EACH_THREAD];
-    if (own.alive) read_all(then, args, b, next);
+    if (more) read_all(then, args, b, next);
     Done done[EACH_THREAD];
     Row was[EACH_THREAD];  // the next step's rows may take this one's place in shared memory
     float out[GATES];
@@ -89,19 +83,13 @@ __device__ __forceinline__ bool run_step(
             EACH(g, GATES) out[g] = 0.f;
             was[i] = now[row];
             if (!EMPTY && was[i].sequence >= 0 && IS_UNIT(b.member * UNITS + u)) {
-                done[i] = work(args, b, own.state[i], own.in[i], was[i], row, u, out);
+                done[i] = work(args, b, step, own.state[i], own.in[i], was[i], row, u, out);
                 if (!LATER) record(args, done[i], was[i], b.member * UNITS + u);
             }
-            if (own.alive) {
-                prepare(args, b, own.state[i], next[row], piece_of(args, b, step + PHASES), row, u, out);
-            }
+            if (more) prepare(args, b, own.state[i], next[row], piece_of(args, b, step + 1), row, u, out);
         }
     }
-    if (own.alive) {
-        send(args, b, step + PHASES);
-    } else if (PHASES > 1) {
-        __syncthreads();  // the other set's product takes the place of the sums
-    }
+    if (more) send(args, b, step + 1);
     if (LATER) {
         EACH(i, EACH_THREAD) {
             if (!EMPTY && element(i, row, u) && was[i].sequence >= 0 && IS_UNIT(b.member * UNITS + u)) {
@@ -110,30 +98,14 @@ __device__ __forceinline__ bool run_step(
         }
     }
     EACH(i, EACH_THREAD) own.in[i] = then[i];
-    return true;
-}
-
-// All steps of all sets, or those until a block waited too long.
-__device__ __forceinline__ void run_all(Set* sets, Walk& mine, const Held& held, const Args& args, Block& b) {
-    bool more = true;
-    for (int time = 0; more; ++time) {
-        more = false;
-        EACH(phase, PHASES) {
-            if (PHASES == 1 || sets[phase].alive) {
-                bool by_turns = PHASES > 1 && sets[PHASES - 1 - phase].alive;
-                if (!run_step(sets[phase], mine, held, args, b, phase, time, by_turns)) return;
-                more = more || sets[phase].alive;
-                ++b.turn;
-            }
-        }
-    }
+    return more;
 }
 
 __device__ __forceinline__ void init_bars(const Block& b) {
     for (int i = 0; i < BARS; ++i) bar_init(b.full + i, GRID && i >= RING ? WM * WK : 1);
     bar_init(b.shared_sums, 1), bar_init(b.shared_sums + 1, 1);
     bar_publish();
-    for (int step = 0; !GRID && BLOCKS > 1 && step < 2 * PHASES; ++step) announce(b, step);
+    if (!GRID && BLOCKS > 1) announce(b, 0), announce(b, 1);
     if (SHARE > 1) announce_sums(b, 0), announce_sums(b, 1);
 }
 
@@ -147,27 +119,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_scan(const Ar
         init_bars(b);
     }
     Walk mine;
-    if (thread < PHASES * ROWS) {
-        mine = first_walk(args, b.group * (PHASES * ROWS) + thread);
-        rows_of(b, thread / ROWS, 0)[thread % ROWS] = walk(mine, args);
+    if (thread < ROWS) {
+        mine = first_walk(args, b.group * ROWS + thread);
+        b.rows[thread] = walk(mine, args);
     }
     __syncthreads();
     if (CLUSTER > 1) cluster_sync();
 
-    Set sets[PHASES];
-    EACH(phase, PHASES) {
-        if (phase > 0) __syncthreads();  // the piece before may still be read where it was gathered
-        begin(sets[phase], args, b, phase);
+    Own own;
+    begin(own, args, b);
+    for (int step = 0; run_step(own, mine, held, args, b, step); ++step) {
     }
-    run_all(sets, mine, held, args, b);
     int row, u;
-    EACH(phase, PHASES) {
-        EACH(i, EACH_THREAD) {
-            Unit& state = sets[phase].state[i];
-            if (*b.failed) state.bias = __int_as_float(0x7fc00000);
-            if (element(i, row, u) && IS_UNIT(b.member * UNITS + u)) {
-                leave(args, b, state, phase * ROWS + row, b.member * UNITS + u);
-            }
+    EACH(i, EACH_THREAD) {
+        if (*b.failed) own.state[i].bias = __int_as_float(0x7fc00000);
+        if (element(i, row, u) && IS_UNIT(b.member * UNITS + u)) {
+            leave(args, b, own.state[i], row, b.member * UNITS + u);
         }
     }
     if (*b.failed) {
