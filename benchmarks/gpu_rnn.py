@@ -299,19 +299,21 @@ def step_us(kind: str, batch: int, width: int, back: bool, empty: bool, made: _p
 
 
 def plans(kind: str, batch: int, width: int, back: bool, count: int) -> list[_plan.Plan]:
-    """The planner's choice, then the cheapest of other forms, then the next cheapest of any.
+    """The planned one, the cheapest of each other way of exchange, then the cheapest of other forms.
 
-    A form is the way of exchange and how many blocks share columns; among equals units and turns tell.
+    A form is units, blocks that share columns, exchange and turns: within one, guesses differ little.
     """
     problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
-    cheapest = sorted(_plan.candidates(problem), key=lambda p: p.cost)
-    forms: dict[tuple[int, ...], _plan.Plan] = {}
+    planned = _plan.plan(problem)
+    assert not isinstance(planned, str), planned
+    near = (made for made in _plan.candidates(problem) if made.cost <= 1.5 * planned.cost)
+    cheapest = [planned, *sorted(near, key=lambda p: p.cost)]
+    ways: dict[object, _plan.Plan] = {}
+    forms: dict[object, _plan.Plan] = {}
     for made in cheapest:
-        turns = -(-batch // made.slots)
-        forms.setdefault((made.units, made.cluster, made.polled, turns), made)
-    found = list(forms.values())[:count]
-    rest = [made for made in cheapest if made not in found]
-    return found + rest[: count // 2]
+        ways.setdefault((made.grid, made.polled), made)
+        forms.setdefault((made.units, made.cluster, made.polled, -(-batch // made.slots)), made)
+    return list(dict.fromkeys((*ways.values(), *forms.values(), *cheapest)))[:count]
 
 
 def compiled(
@@ -326,9 +328,7 @@ def compiled(
 ) -> dict[str, Any]:
     """Compile a share of what `tune` runs, for all processes to find; with no ``count`` what `table` runs."""
     if count:
-        wanted = [
-            (m, False, e) for m in plans(kind, batch, width, back, count) for e in {False, empty}
-        ]
+        wanted = [(m, False, e) for m in plans(kind, batch, width, back, count) for e in {False, empty}]
     else:
         problem = _plan.Problem(_plan.KINDS[KINDS[kind]], width, batch, 2, back, _nvrtc.residents(0))
         made = _plan.plan(problem)
@@ -421,9 +421,7 @@ def check_all(kinds: list[str]) -> dict[tuple[str, str], bool]:
 Pass = tuple[str, int, int, bool]  # kind, batch, width, backwards
 
 
-def compile_all(
-    passes: list[Pass], until: float, count: int = 0, empty: bool = False
-) -> None:
+def compile_all(passes: list[Pass], until: float, count: int = 0, empty: bool = False) -> None:
     """Compile what is to be timed, in as many processes as there are cores."""
     cores, free = max(2, (os.cpu_count() or 2) - 1), queue.SimpleQueue[Workers]()
     for _ in range(cores):
@@ -550,7 +548,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="measure plans, whole and empty steps")
     parser.add_argument("--kinds", default="lstm,rnn,gru")
     parser.add_argument("--rows", default="", help="of the table with --tune, such as 16x512,64x1024")
-    parser.add_argument("--plans", type=int, default=4, help="plans of each row with --tune")
+    parser.add_argument("--plans", type=int, default=6, help="plans of each row with --tune")
     parser.add_argument("--empty", action="store_true", help="with --tune, steps without a product too")
     parser.add_argument("--seconds", type=float, default=460, help="after which nothing new begins")
     parser.add_argument("--unchecked", action="store_true", help="the check has just been run")

@@ -20,22 +20,26 @@ SHARED_BYTES = 227 << 10  # of a block on Hopper
 _UNITS = (16, 32, 64, 128)
 _ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64)
 _WARPS = 8
-_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 8), (8, 4), (16, 4), (8, 2), (16, 2), (32, 2))
+_CHUNKS = ((1, 1), (2, 2), (4, 4), (4, 2), (8, 8), (8, 4), (16, 4), (8, 2), (16, 2))
 _MOST_CLUSTER = 16  # more than 8 a kernel has to ask for
 _HELD = 160  # registers for weights, less what sums and elements take; ptxas needs about 60 for the rest
 _PLACES_BYTES = 8 << 20  # of operands that lie in L2 at a time
 _STREAMED = 2.0  # weights read at every step, as a multiple of those that stay
 
-# Costs in us, fitted to what `benchmarks/gpu_rnn.py --tune` measured on one H100: 168 plans, 7 % off.
-_CLUSTER, _LARGE_CLUSTER, _CLUSTER_KB = 0.43, 0.06, 0.032  # exchange; of more than 8 blocks; for a KB
-_POLLED, _POLLED_KB, _POLLED_MORE = 0.85, 0.06, 0.028  # up to 8 KB, for a KB up to 16, for a KB beyond
-_COUNTED, _COUNTED_KB, _CHUNK_KB, _RING = 2.1, 0.006, 0.015, 1.24  # last: where places are used again
-_SUMS, _SUMS_KB = 0.13, 0.042  # sums that blocks send each other
-_PRODUCT, _FMA_PRODUCT = 1.15 / 1755, 11.4 / 1755  # of 16 x 16 by 16 x 8, a multiprocessor
-_WAIT = 23 / 1755  # of a product for the one before it in the same sum
-_SHARED_KB, _L2_KB = 0.0038, 0.00027  # read in a block; by all blocks together
+# Costs in us of a step, fitted to what `benchmarks/gpu_rnn.py --tune` measured on one H100: 36 plans of
+# 64 sequences, 4 % off, and, with a third of their weight, 175 plans of earlier kernels for what those lack
+# (small batches, many clusters), 7 % off. Of these no polled plan counts whose threads ask for more than 16
+# bytes: that is faster now.
+_CLUSTER, _CLUSTER_KB = 0.50, 0.0282  # a cluster's exchange and the step's barriers; a KB of the operand
+_POLLED, _POLLED_KB = 0.913, 0.0198  # numbers asked for: to L2 and back; a KB that a block asks for
+_COUNTED, _CHUNK_KB = 2.59, 0.0164  # arrivals counted; a KB of the first chunk, others come meanwhile
+_RING, _RINGS = 2.57, 3  # another load of all places for chunks; more than so many are hidden
+_SUMS, _SUMS_KB = 0.085, 0.0359  # sums that blocks of a cluster send each other; a KB of them
+_PRODUCT, _FMA_PRODUCT = 1.04 / 1755, 11.4 / 1755  # 16 x 16 by 16 x 8; 1755 cycles are a us
+_WAIT = 28 / 1755  # of a product for the one before it in the same sum
+_SHARED_KB, _L2_KB = 0.003, 0.00023  # read from shared memory by a block; from L2 by all blocks together
+_ELEMENT, _CELL, _CELL_BACK = 0.312, 0.177, 0.122  # a thread's unit; an LSTM's or GRU's gates; more backwards
 _RAGGED = 0.55  # mean length of sequences to the longest, where they differ: a row with one alone may wait
-_ELEMENT, _CELL, _BACK = 0.28, 0.07, 0.05  # a thread's units; an LSTM's or GRU's gates; backwards
 
 
 @dataclass(frozen=True)
@@ -264,19 +268,17 @@ def _cost(problem: Problem, made: Plan, streamed: int) -> float:
     if share > 1:
         step += _SUMS + _SUMS_KB * sums
     step += _ELEMENT * -(-made.units * made.rows // made.threads)
-    step += (_CELL + 0.12 * problem.back) * (problem.kind >= 2) + _BACK * problem.back
+    step += (_CELL + _CELL_BACK * problem.back) * (problem.kind >= 2)
     step += _exchange(made, received)
     per_row = problem.sequences / made.slots
     return step * (max(1.0, _RAGGED * per_row) if problem.ragged else ceil(per_row))
 
 
 def _exchange(made: Plan, received: float) -> float:
-    """us that a step waits for what others send."""
+    """us that a step waits for what others send, of which the block reads ``received`` KB."""
     if made.polled:
-        return _POLLED + _POLLED_KB * max(0, min(received, 16) - 8) + _POLLED_MORE * max(0, received - 16)
+        return _POLLED + _POLLED_KB * received
     if made.grid:
-        shorter = (_COUNTED_KB + _CHUNK_KB / made.chunks[0]) * received
-        return _COUNTED + shorter + _RING * (made.chunks[0] / made.chunks[1] - 1)
-    if made.blocks > 1:
-        return _CLUSTER + _LARGE_CLUSTER * (made.blocks > 8) + _CLUSTER_KB * received
-    return 0.0
+        chunks, places = made.chunks
+        return _COUNTED + _CHUNK_KB * received / chunks + _RING * min(_RINGS, chunks / places - 1)
+    return _CLUSTER + _CLUSTER_KB * received if made.blocks > 1 else 0.0
