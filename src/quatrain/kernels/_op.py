@@ -41,13 +41,11 @@ class Impl:
         name: unique within the op, e.g. ``"torch"``, ``"cpp"``, ``"triton"``.
         fn: same arguments (by keyword) and results as the op's reference.
         why_not: reason it cannot run on these arguments, or ``None`` if it can; reads metadata only.
-        only_asked: reason why ``"auto"`` passes over it; it runs if asked for by name.
     """
 
     name: str
     fn: Callable[..., tuple[Tensor, ...]]
     why_not: Callable[[Arguments], str | None] = lambda arguments: None
-    only_asked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,6 @@ class Op:
             if impl not in ("auto", candidate.name):
                 continue
             reason = candidate.why_not(arguments)
-            if reason is None and impl == "auto":
-                reason = candidate.only_asked
             if reason is None:
                 return candidate
             declined[candidate.name] = reason

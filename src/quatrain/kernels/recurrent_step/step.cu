@@ -52,24 +52,33 @@ __device__ __forceinline__ Share share_of(const Args& p, int rank) {
     return s;
 }
 
-__device__ __forceinline__ Eight eight_narrowed(const float* row, int at, int size) {
 #if DATA == 0
-    return eight_of<true>(row, at, size);
+typedef Eight Wide;
+__device__ __forceinline__ Wide wide_of(const float* row, int at, int size) { return eight_of<true>(row, at, size); }
+__device__ __forceinline__ Eight narrowed(const Wide& v) { return v; }
 #else
+struct Wide {  // eight numbers of h as they lie in memory
     float v[8];
-    EACH(i, 8) v[i] = 0.f;
+};
+
+__device__ __forceinline__ Wide wide_of(const float* row, int at, int size) {
+    Wide w;
 #if VEC
-    if (at < size) {
-        float4 low = *(const float4*)(row + at), high = *(const float4*)(row + at + 4);
-        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-        v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
-    }
+    float4 low = {0.f, 0.f, 0.f, 0.f}, high = low;
+    if (at < size) low = *(const float4*)(row + at), high = *(const float4*)(row + at + 4);
+    w.v[0] = low.x, w.v[1] = low.y, w.v[2] = low.z, w.v[3] = low.w;
+    w.v[4] = high.x, w.v[5] = high.y, w.v[6] = high.z, w.v[7] = high.w;
 #else
-    EACH(i, 8) if (at + i < size) v[i] = row[at + i];
+    EACH(i, 8) w.v[i] = at + i < size ? row[at + i] : 0.f;
 #endif
-    return {{{narrow_pair(v[0], v[1]), narrow_pair(v[2], v[3]), narrow_pair(v[4], v[5]), narrow_pair(v[6], v[7])}}};
-#endif
+    return w;
 }
+
+__device__ __forceinline__ Eight narrowed(const Wide& w) {
+    return {{{narrow_pair(w.v[0], w.v[1]), narrow_pair(w.v[2], w.v[3]), narrow_pair(w.v[4], w.v[5]),
+              narrow_pair(w.v[6], w.v[7])}}};
+}
+#endif
 
 struct Rows {  // of weights that a lane reads: gate and unit of each; a unit past the last is negative
     int gate[MPW][2], unit[MPW][2];
@@ -111,23 +120,36 @@ __device__ __forceinline__ void load_piece(Piece& piece, const Args& p, const Sh
     }
 }
 
-// The block's columns of x and h for its rows of the batch; a thread asks for BATCH pieces before it stores any.
+// The block's columns of x and h for its rows of the batch. A thread asks for BATCH pieces before it looks at any: all that
+// is between asking and looking, rounding of h too, would make it wait for one piece after the other.
 #define BATCH (NT < 8 ? NT : 8)
-__device__ __forceinline__ void bring_operand(const Args& p, const Share& s, Data* operand, int first_row) {
-    int pieces = s.count * 4, of_h = s.h_count * 4, total = min(COLUMNS, p.batch - first_row) * pieces;
+__device__ __forceinline__ void bring_x(const Args& p, const Share& s, Data* operand, int first_row) {
+    int pieces = (s.count - s.h_count) * 4, total = min(COLUMNS, p.batch - first_row) * pieces;
+#pragma unroll 1
     for (int e = threadIdx.x; e < total; e += BATCH * THREADS) {
         Eight v[BATCH];
+        int to[BATCH];
         EACH(i, BATCH) {
-            int n = (e + i * THREADS) / pieces, k = (e + i * THREADS) % pieces;
-            Long row = first_row + n;
-            if (e + i * THREADS >= total) continue;
-            v[i] = k < of_h ? eight_narrowed(p.h0 + row * p.width, s.h_first * 32 + 8 * k, p.width)
-                            : eight_of<true>(p.x + row * p.x_row, s.x_first * 32 + 8 * (k - of_h), p.in_width);
+            int at = min(e + i * THREADS, total - 1), n = at / pieces, k = at % pieces;
+            to[i] = n * p.pitch + 32 * s.h_count + 8 * k;
+            v[i] = eight_of<true>(p.x + (first_row + n) * p.x_row, s.x_first * 32 + 8 * k, p.in_width);
         }
+        EACH(i, BATCH) if (e + i * THREADS < total) *(Eight*)(operand + to[i]) = v[i];
+    }
+}
+
+__device__ __forceinline__ void bring_h(const Args& p, const Share& s, Data* operand, int first_row) {
+    int pieces = s.h_count * 4, total = min(COLUMNS, p.batch - first_row) * pieces;
+#pragma unroll 1
+    for (int e = threadIdx.x; e < total; e += BATCH * THREADS) {
+        Wide v[BATCH];
+        int to[BATCH];
         EACH(i, BATCH) {
-            int n = (e + i * THREADS) / pieces, k = (e + i * THREADS) % pieces;
-            if (e + i * THREADS < total) *(Eight*)(operand + n * p.pitch + 8 * k) = v[i];
+            int at = min(e + i * THREADS, total - 1), n = at / pieces, k = at % pieces;
+            to[i] = n * p.pitch + 8 * k;
+            v[i] = wide_of(p.h0 + (Long)(first_row + n) * p.width, s.h_first * 32 + 8 * k, p.width);
         }
+        EACH(i, BATCH) if (e + i * THREADS < total) *(Eight*)(operand + to[i]) = narrowed(v[i]);
     }
 }
 
@@ -171,21 +193,21 @@ __device__ __forceinline__ void multiply_piece(float (*sum)[NT][SPLIT][LANE_SUMS
 struct Mine {  // a unit of a row of the batch, for the gates: one of this block's own
     int unit, row;
     Unit state;
-    float bias[SUMS];
+    Data bias[SUMS];  // widened when it is needed: to convert it is to wait for it
 };
 
 __device__ __forceinline__ Mine mine_of(const Args& p, int e, int first_unit, int first_row) {
     Mine m;
     m.unit = first_unit + e % UNITS, m.row = first_row + e / UNITS;
-    EACH(i, SUMS) m.bias[i] = 0.f;
+    EACH(i, SUMS) m.bias[i] = 0;
     m.state = {0.f, 0.f, 0.f};
     if (e >= UNITS * COLUMNS || m.unit >= p.width || m.row >= p.batch) {
         m.unit = -1;
         return m;
     }
-    if (p.in_bias) EACH(g, GATES) m.bias[g] = widen(p.in_bias[g * p.width + m.unit]);
+    if (p.in_bias) EACH(g, GATES) m.bias[g] = p.in_bias[g * p.width + m.unit];
 #if KIND == 3
-    if (p.bias) m.bias[3] = widen(p.bias[m.unit]);
+    if (p.bias) m.bias[3] = p.bias[m.unit];
 #endif
     Long at = (Long)m.row * p.width + m.unit;
     m.state.h = p.h0[at];
@@ -209,7 +231,7 @@ __device__ __forceinline__ float sum_of(const float* sums, int n, int row) {
 
 __device__ __forceinline__ void finish_unit(const Args& p, Mine& m, const float* sums, int n, int row) {
     float z[4];
-    EACH(g, SUMS) z[g] = sum_of(sums, n, g * OWNED + row) + m.bias[g];
+    EACH(g, SUMS) z[g] = sum_of(sums, n, g * OWNED + row) + widen(m.bias[g]);
     advance(m.state, z, z[SUMS - 1]);
     Long at = (Long)m.row * p.width + m.unit;
     p.y[at] = narrow(m.state.h);
@@ -230,7 +252,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, DATA != 0 && NT == 1 ? 2 :
     EACH(d, DEPTH) load_piece(piece[d], p, share, rows, wk + d * WK);
     Mine mine[EACH_THREAD];
     EACH(i, EACH_THREAD) mine[i] = mine_of(p, threadIdx.x + i * THREADS, first_unit + rank * UNITS, first_row);
-    bring_operand(p, share, operand, first_row);
+    bring_x(p, share, operand, first_row);
+    bring_h(p, share, operand, first_row);
     __syncthreads();
 
     float sum[MPW][NT][SPLIT][LANE_SUMS];

@@ -95,12 +95,6 @@ def s6_block_step(
     return y, h, conv
 
 
-asked = False  # set by benchmarks and tests: `step` takes the kernel although `auto` passes over it
-_KERNEL = Impl(
-    "nvrtc", cuda.step, cuda.why_not, only_asked="not yet measured on a GPU; runs if asked for by name"
-)
-
-
 def step(
     x: Tensor,
     in_weight: Tensor,
@@ -124,7 +118,7 @@ def step(
     None where the GPU kernel does not do it, a gradient is wanted, or autocast asks for another dtype: then
     the parts are to be called.
     """
-    if not (asked or _KERNEL.only_asked is None) or not x.is_cuda or torch.is_autocast_enabled("cuda"):
+    if not x.is_cuda or torch.is_autocast_enabled("cuda"):
         return None
     weights = (in_weight, conv_weight, x_weight, dt_weight, a_log, out_weight, conv_bias, dt_bias, skip)
     narrow = (*weights, conv0) if norm_weight is None else (*weights, conv0, norm_weight)
@@ -170,7 +164,7 @@ def _sizes(*sizes: int) -> dict[str, int]:
 OP = Op(
     name="s6_block_step",
     reference=s6_block_step_reference,
-    impls=(_KERNEL, Impl("torch", torch_step)),
+    impls=(Impl("nvrtc", cuda.step, cuda.why_not), Impl("torch", torch_step)),
     example=_example,
     cases=(
         Case(_sizes(1, 1, 1, 1, 1, 2)),

@@ -43,7 +43,7 @@ def why_not(arguments: Arguments) -> str | None:
     if (reason := _nvrtc.why_not_for(x)) is not None:
         return reason
     if len(x) > MOST_ROWS:
-        return f"a batch of {len(x)}: must be at most {MOST_ROWS}, or products of all rows at once do better"
+        return f"a batch of {len(x)}: must be at most {MOST_ROWS}: products of all rows at once do better"
     (inner, conv), rank = arguments["conv_weight"].shape, arguments["dt_weight"].shape[1]
     sizes = x.shape[1], inner, arguments["a_log"].shape[1], rank, conv, x.dtype.itemsize
     reason_here: str | None = _why_not_on(x.device.index or 0, *sizes)
