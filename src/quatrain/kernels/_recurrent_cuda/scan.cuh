@@ -26,7 +26,7 @@ __device__ __forceinline__ bool element(int i, int& row, int& u) {
 
 struct Own {  // what this thread has of its units
     Unit state[EACH_THREAD];
-    In in[EACH_THREAD];  // read a step ahead
+    In in[EACH_THREAD];  // of the step to come
 };
 
 // What is needed of a step but for its product.
@@ -73,8 +73,6 @@ __device__ __forceinline__ bool run_step(
     if (!came) *b.failed = 1;
     bool more = __syncthreads_or(alive);
     if (*b.failed) return false;
-    In then[EACH_THREAD];
-    if (more) read_all(then, args, b, next);
     Done done[EACH_THREAD];
     Row was[EACH_THREAD];  // the next step's rows may take this one's place in shared memory
     float out[GATES];
@@ -89,7 +87,10 @@ __device__ __forceinline__ bool run_step(
             if (more) prepare(args, b, own.state[i], next[row], piece_of(args, b, step + 1), row, u, out);
         }
     }
-    if (more) send(args, b, step + 1);
+    if (more) {
+        send(args, b, step + 1);
+        read_all(own.in, args, b, next);  // there by the next product's end; into other registers they would have to
+    }                                     // be there at this step's, to be moved
     if (LATER) {
         EACH(i, EACH_THREAD) {
             if (!EMPTY && element(i, row, u) && was[i].sequence >= 0 && IS_UNIT(b.member * UNITS + u)) {
@@ -97,7 +98,6 @@ __device__ __forceinline__ bool run_step(
             }
         }
     }
-    EACH(i, EACH_THREAD) own.in[i] = then[i];
     return more;
 }
 
