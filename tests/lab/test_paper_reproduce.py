@@ -442,6 +442,8 @@ def test_what_a_cpu_would_take():
         (["paritty"], "task = 'paritty': must be one of selective_copying, .*did you mean parity"),
         (["parity", "--mixers", "lstn"], r"mixers = 'lstn': must be of .*\(did you mean lstm\?\)"),
         (["parity", "--seeds", "0"], "--seeds = 0: must be at least 1"),
+        (["parity", "--mixers", ","], "--mixers = '': must name a model"),
+        (["parity", "--out", ""], "--out = '': must name a directory"),
         (["parity", "--processes", "x"], "--processes = 'x': must be an integer"),
         (["nowhere.toml"], "nowhere.toml: No such file"),
         (

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from quatrain.config.schema import digest, to_dict
+from quatrain.config.toml import load_toml
+from quatrain.errors import ConfigError
 from quatrain.lab import machine
 from quatrain.lab.claims import CLAIMS, costs, demo, ops, reach, recorded, training
 from quatrain.lab.claims.beliefs import BELIEFS
@@ -82,6 +84,7 @@ def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, comman
     """
     tell = events or (lambda row: None)
     device = torch.device(config.device)
+    _check_ours(out)
     with run_dir.claimed(out, config):
         run_dir.write_config(out, config)
         with Journal(out / run_dir.RECORDS) as journal, _machine.numerics(config.threads, device):
@@ -91,6 +94,13 @@ def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, comman
                 rows = judge(found_in(out / run_dir.RECORDS))
                 journal.finish("end", [*rows, ("end", {"complete": True})])
     return Outcome(out, again)
+
+
+def _check_ours(out: Path) -> None:
+    """Say in few words what a line with every key would hide: a run of another command is in ``out``."""
+    there = load_toml(out / run_dir.CONFIG) if (out / run_dir.CONFIG).is_file() else {}
+    if there.keys() - to_dict(ClaimsConfig()).keys():
+        raise ConfigError(f"out = '{out}': holds a run of another command; choose another directory")
 
 
 class _Run:
