@@ -116,6 +116,16 @@ def test_other_settings_in_the_same_directory_are_refused(tmp_path, monkeypatch)
         run.run(ClaimsConfig(), tmp_path)
 
 
+def test_a_signal_says_how_to_go_on(tmp_path, monkeypatch):
+    def stop(config, tell):
+        raise KeyboardInterrupt
+
+    stage = run.MEASUREMENTS["states"]._replace(measure=stop)
+    monkeypatch.setattr(run, "MEASUREMENTS", {"states": stage})
+    with pytest.raises(KeyboardInterrupt, match=r"stopped; what was measured is saved in .*same command"):
+        run.run(TINY, tmp_path)
+
+
 def test_a_run_of_another_command_is_one_short_line(tmp_path):
     (tmp_path / "config.toml").write_text('task = "parity"\nseeds = 2\n')
     with pytest.raises(ConfigError, match=r"holds a run of another command; choose another directory$"):

@@ -127,7 +127,7 @@ def _over(seeds: int) -> str:
     """What a number of the table is of, where a model has at most so many seeds."""
     if seeds == 1:
         return "one seed each, so without an interval"
-    interval = f", from three seeds on \N{PLUS-MINUS SIGN} 95 % interval" if seeds >= _INTERVAL else ""
+    interval = ", from three seeds on \N{PLUS-MINUS SIGN} 95 % interval" if seeds >= _INTERVAL else ""
     return f"mean (range) over seeds{interval}; a single seed has none"
 
 
