@@ -40,11 +40,15 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("claims")
     rows = [
         score("parity", m, v, at=at)
-        for m, v in zip(MIXERS, (1, 1, 0.5, 0.5), strict=True)
-        for at in (40, 80, 256)
+        for m, far in zip(MIXERS, (1, 1, 0.5, 0.5), strict=True)
+        for at, v in ((40, 1), (80, far), (256, far))
     ]
     rows += [score("selective_copying", m, v) for m, v in (("s6", 0.998), ("s4d", 0.18))]
-    rows += [score("mqar", "attention", 0.99, machine="<script>alert(1)</script>")]
+    rows += [
+        score("mqar", "s6", v, model=m, params=p) for m, v, p in (("s6", 0.9, 1000), ("s6-n2", 0.1, 990))
+    ]
+    rows += [score("adding", "lstm", 0.001, metric="loss"), score("adding", "rnn", 0.1, metric="loss")]
+    rows += [score("mqar", "attention", 0.99996, machine="<script>alert(1)</script>")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reach, "SEEDS", 2)
         patch.setattr(costs, "peak", lambda config, work, lengths: {n: n << 20 for n in lengths})
@@ -110,6 +114,22 @@ def test_other_settings_in_the_same_directory_are_refused(tmp_path, monkeypatch)
     run.run(TINY, tmp_path)
     with pytest.raises(ConfigError, match="holds a run with other settings"):
         run.run(ClaimsConfig(), tmp_path)
+
+
+def test_a_signal_says_how_to_go_on(tmp_path, monkeypatch):
+    def stop(config, tell):
+        raise KeyboardInterrupt
+
+    stage = run.MEASUREMENTS["states"]._replace(measure=stop)
+    monkeypatch.setattr(run, "MEASUREMENTS", {"states": stage})
+    with pytest.raises(KeyboardInterrupt, match=r"stopped; what was measured is saved in .*same command"):
+        run.run(TINY, tmp_path)
+
+
+def test_a_run_of_another_command_is_one_short_line(tmp_path):
+    (tmp_path / "config.toml").write_text('task = "parity"\nseeds = 2\n')
+    with pytest.raises(ConfigError, match=r"holds a run of another command; choose another directory$"):
+        run.run(TINY, tmp_path)
 
 
 def test_training_takes_the_place_of_shipped_records(tmp_path, monkeypatch):
@@ -286,3 +306,24 @@ def test_a_run_that_ends_between_two_stages_leaves_whole_files(tmp_path, monkeyp
     assert not (tmp_path / "claims.html").exists()
     with pytest.raises(DataError, match="hold no verdict"):
         claims.write(tmp_path)
+
+
+def test_recorded_pictures_name_models_units_and_seeds(finished):
+    from quatrain.report._claim_figures import FIGURES
+
+    found = claims.gather(records.read(finished[0] / "records.jsonl"))
+    recall = FIGURES["loses-recall"](found)
+    assert recall.caption.startswith("One seed each. Recorded: another machine, 2026-01-02;")
+    text = str(recall.panels)
+    assert "'Mamba (S6), s6-n2'" in text, "two sizes that are nearly alike are told apart by name"
+    assert "'99.99 %'" in text, "what is not all is not called 100"
+    assert "'values': [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]" in text, "no axis to 120 %"
+    assert "'title': 'mean squared error'" in str(FIGURES["lstm-long"](found).panels)
+
+
+def test_the_number_of_a_bar_stands_behind_its_seeds():
+    from quatrain.report.charts import bars
+    from quatrain.report.styles import STYLES
+
+    spec = str(bars([(STYLES["s6"], 48.3, (46.0, 51.8))], "token accuracy (%)"))
+    assert "'e': 51.8" in spec

@@ -4,10 +4,12 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from quatrain._files import naming
 from quatrain.errors import DataError
 from quatrain.records import Writer, read
 
@@ -148,3 +150,17 @@ def test_a_file_name_that_is_no_utf8_stays_valid_json(path):
 def test_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         list(read(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_named(tmp_path):
+    writer = Writer(tmp_path / "records.jsonl")
+    full = open("/dev/full", "wb")  # noqa: SIM115 - closed by the writer
+    writer._file.close()
+    writer._file = full
+    with pytest.raises(OSError, match=r"No space left on device: '.*records.jsonl'"):
+        writer.write("row", text="x")
+    with pytest.raises(OSError, match=r"No space left on device: '.*records.jsonl'"):
+        writer.close()
+    with pytest.raises(OSError, match=r"No space left on device: 'page.html'"), naming("page.html"):
+        raise OSError(28, "No space left on device")

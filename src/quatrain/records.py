@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from quatrain._files import sync
+from quatrain._files import naming, sync
 from quatrain.errors import DataError
 
 VERSION = 1
@@ -49,8 +49,12 @@ class Writer:
         row = {"v": VERSION, "kind": kind} | {key: _strict(value) for key, value in fields.items()}
         line = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # A file name that is no UTF-8 holds lone surrogates; backslashreplace makes them JSON escapes.
-        self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            self._file.flush()
+        except OSError as error:  # a full disk does not say whose it is
+            error.filename = error.filename or str(self.path)
+            raise
 
     def offset(self) -> int:
         """Bytes written so far; they are on the disk when this returns, so a checkpoint may count on them."""
@@ -59,7 +63,8 @@ class Writer:
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -107,6 +107,10 @@ def test_a_table(whole, tmp_path):
     lstm, rnn = shown.rows
     assert (lstm[0], lstm[3], lstm[-3:]) == ("lstm", "2", ("100 %", ">= 0.2", "reached"))
     assert rnn[4].endswith(" at 8")
+    assert shown.about[-1] == "Ours: token accuracy, at 12; mean (range) over seeds; a single seed has none."
+    alone = reproduction(rows, seeds=1)
+    assert alone.about[-1] == "Ours: token accuracy, at 12; one seed each, so without an interval."
+    assert all("\N{PLUS-MINUS SIGN}" not in row[4] for row in alone.rows)
     assert rnn[-1] == ""
     assert "| 12 |" in shown.markdown
     assert "rnn: not tested beyond 8 steps: to see a limit" in shown.notes
@@ -442,6 +446,8 @@ def test_what_a_cpu_would_take():
         (["paritty"], "task = 'paritty': must be one of selective_copying, .*did you mean parity"),
         (["parity", "--mixers", "lstn"], r"mixers = 'lstn': must be of .*\(did you mean lstm\?\)"),
         (["parity", "--seeds", "0"], "--seeds = 0: must be at least 1"),
+        (["parity", "--mixers", ","], "--mixers = '': must name a model"),
+        (["parity", "--out", ""], "--out = '': must name a directory"),
         (["parity", "--processes", "x"], "--processes = 'x': must be an integer"),
         (["nowhere.toml"], "nowhere.toml: No such file"),
         (

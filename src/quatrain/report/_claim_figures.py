@@ -32,6 +32,7 @@ from quatrain.report._claim_drawing import (
 from quatrain.report._heat import grid
 from quatrain.report.charts import Axis, Drawing, Point, bars, lines
 from quatrain.report.figures import Figure
+from quatrain.report.reproduction import value_text
 from quatrain.report.styles import STYLES, Style
 
 _FLOOR = 1e-12  # of the largest: what lies below is cut off
@@ -168,15 +169,18 @@ def scores(task: str, key: str, title: str) -> Callable[[Found], Figure]:
         if not rows:
             return Figure(key, title, "", (), missing="")
         metric = str(rows[0].get("metric") or "")
+        metric = "mean squared error" if (task, metric) == ("adding", "loss") else metric
         scale = 100.0 if "accuracy" in metric else 1.0
         axis = f"{metric} (%)" if scale > 1 else metric
         by: dict[str, dict[float, list[float]]] = {}
         for row in rows:
             at = float(row.get("at") or row.get("length") or 0)
-            name = f"{row['mixer']}/{row.get('params') or ''}"
+            name = f"{row['mixer']}/{row.get('model') or row['mixer']}/{row.get('params') or ''}"
             by.setdefault(name, {}).setdefault(at, []).append(scale * float(row["value"]))
         source = dict.fromkeys(f"{row.get('machine', '')}, {row.get('date', '')}" for row in rows)
-        caption = f"Mean over seeds. Recorded: {'; '.join(source)}."
+        most = max(len(each) for values in by.values() for each in values.values())
+        says = "One seed each" if most == 1 else f"Mean over up to {most} seeds"
+        caption = f"{says}. Recorded: {'; '.join(source)}."
         lengths = {at for values in by.values() for at in values}
         looks = _looks(by)
         if len(lengths) > 2:
@@ -194,19 +198,32 @@ def scores(task: str, key: str, title: str) -> Callable[[Found], Figure]:
         for name, values in by.items():
             each = tuple(values[max(values)])
             entries.append((looks[name], math.fsum(each) / len(each), each))
-        return Figure(key, title, caption, (("", bars(entries, axis, lambda v: f"{v:.4g}")),))
+        whole = 100.0 if scale > 1 else None
+        return Figure(key, title, caption, (("", bars(entries, axis, _shown(scale), whole)),))
 
     return make
 
 
+def _shown(scale: float) -> Callable[[float], str]:
+    """A number at a bar: a share in per cent that never rounds up to 100, else four digits."""
+    return lambda value: value_text(value / scale, "token_accuracy") if scale > 1 else f"{value:.4g}"
+
+
 def _looks(by: Mapping[str, object]) -> dict[str, Style]:
-    """A style for each architecture; where one has several sizes, the size stands in its name."""
-    mixers = [name.partition("/")[0] for name in by]
+    """A style for each architecture; where one has several models, the size stands in its name, or that of
+    the model where sizes are nearly alike.
+    """
+    parts = [name.split("/") for name in by]
+    mixers = [mixer for mixer, _, _ in parts]
     looks = {}
-    for name, mixer in zip(by, mixers, strict=True):
+    for name, (mixer, model, params) in zip(by, parts, strict=True):
         style = STYLES.get(mixer) or STYLES["gru"]._replace(name=mixer)
-        params = name.partition("/")[2]
-        if mixers.count(mixer) > 1 and params:
+        sizes = [float(size) for other, _, size in parts if other == mixer and size]
+        if mixers.count(mixer) > 1 and sizes and max(sizes) < 1.5 * min(sizes):
+            own = style.name if model == mixer else f"{style.name}, {model}"
+            dash, shape = LOOKS[list(by).index(name) % len(LOOKS)]
+            style = Style(own, style.colour, dash, shape)
+        elif mixers.count(mixer) > 1 and params:
             turn = list(by).index(name) % len(LOOKS)
             dash, shape = LOOKS[turn]
             style = Style(f"{style.name}, {numbers.count(float(params))}", style.colour, dash, shape)

@@ -258,20 +258,28 @@ def bars(
     entries: list[tuple[Style, float, tuple[float, ...]]],
     title: str,
     show: Callable[[float], str] = numbers.loss,
+    whole: float | None = None,
 ) -> Spec:
-    """Horizontal bars from zero, in the order given; several seeds are shown as ticks on their bar."""
+    """Horizontal bars from zero, in the order given; several seeds are shown as ticks on their bar, and its
+    number behind them. Ticks of the axis end at ``whole``, where nothing can be more.
+    """
     order = [style.name for style, _, _ in entries]
-    values = [{"m": style.name, "y": rounded(mean), "t": show(mean)} for style, mean, _ in entries]
+    values = [
+        {"m": style.name, "y": rounded(mean), "t": show(mean), "e": rounded(max(mean, *each, mean))}
+        for style, mean, each in entries
+    ]
     seeds = [{"m": s.name, "y": rounded(one)} for s, _, each in entries if len(each) > 1 for one in each]
     y = alt.Y(
         "m:N",
         sort=order,
         axis=alt.Axis(title=None, ticks=False, domain=False, labelLimit=150, labelFontSize=12),
     )
-    most = max(mean for _, mean, _ in entries) or 1.0
+    most = whole or max(mean for _, mean, _ in entries) or 1.0
     x = alt.X(
         "y:Q",
-        axis=alt.Axis(title=title, tickCount=5),
+        axis=alt.Axis(title=title, values=[whole * at / 5 for at in range(6)])
+        if whole
+        else alt.Axis(title=title, tickCount=5),
         scale=alt.Scale(domain=[0, rounded(most * 1.3)], nice=False),
     )
     colour = alt.Color(
@@ -281,7 +289,9 @@ def bars(
     base = alt.Chart(_data(values)).encode(y=y, x=x)
     layers = [
         base.mark_bar(height={"band": 0.62}, cornerRadiusEnd=2).encode(color=colour, tooltip=tips),
-        base.mark_text(align="left", dx=5, fontSize=12, color="currentColor").encode(text="t:N"),
+        base.mark_text(align="left", dx=5, fontSize=12, color="currentColor").encode(
+            text="t:N", x=alt.X("e:Q", title=title)
+        ),
     ]
     if seeds:
         ticks = alt.Chart(_data(seeds)).mark_tick(color="currentColor", thickness=1.5, height=10)

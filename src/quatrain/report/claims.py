@@ -252,8 +252,9 @@ def _method(found: Found) -> str:
             "Verdicts",
             "Agrees where the whole interval lies where the belief says, disagrees where it lies outside, "
             "else within noise. Linear: an exponent of 0.85 to 1.15; quadratic: 1.8 to 2.2; constant: -0.15 "
-            "to 0.15. The rules were written before the numbers, but for the map of step sizes: its "
-            "statistic and the size of the model it is drawn from were chosen while looking.",
+            "to 0.15. The rules were written before the numbers, but for the map of step sizes, whose "
+            "statistic and model were chosen while looking, and for gates and gradients, long dependences, "
+            "parity, recall and batches, whose rules were made stricter after the first numbers.",
         ),
         (
             "What training takes",

@@ -111,7 +111,7 @@ def reproduction(
     published = f"Settings as published: {about['source']}." if about["source"] else "Settings of your own."
     says = [f"Reduced: {about['reduced']}. After {about['source']}." if about["reduced"] else published]
     says += [f"Differs: {about['differs']}." if about["differs"] else ""]
-    says += [f"Ours: {METRICS[metric]}, {where}; mean (range) over seeds, \N{PLUS-MINUS SIGN} 95 % interval."]
+    says += [f"Ours: {METRICS[metric]}, {where}; {_over(max(runs.values(), default=1))}."]
     return Reproduction(
         about["title"],
         tuple(line for line in says if line),
@@ -121,6 +121,14 @@ def reproduction(
         tuple(note for model in models for note in _notes(model)),
         models,
     )
+
+
+def _over(seeds: int) -> str:
+    """What a number of the table is of, where a model has at most so many seeds."""
+    if seeds == 1:
+        return "one seed each, so without an interval"
+    interval = ", from three seeds on \N{PLUS-MINUS SIGN} 95 % interval" if seeds >= _INTERVAL else ""
+    return f"mean (range) over seeds{interval}; a single seed has none"
 
 
 def _model(name: str, rows: Sequence[Row], recipe: Row, seeds: int, failed: Mapping[str, str]) -> Model:

@@ -1,5 +1,7 @@
 """Where each architecture is said to lose."""
 
+from statistics import fmean
+
 from quatrain.lab.claims import stats
 from quatrain.lab.claims.claim import (
     AGREES,
@@ -13,7 +15,7 @@ from quatrain.lab.claims.claim import (
     select,
     together,
 )  # fmt: skip
-from quatrain.lab.claims.recorded import Scores, absent, base, need
+from quatrain.lab.claims.recorded import SOLVED, Scores, absent, base, called, need
 from quatrain.lab.claims.stats import Estimate
 from quatrain.lab.claims.words import NAMES, interval, length, share
 
@@ -21,29 +23,56 @@ SHORT = 256  # tokens: up to here a sequence is called short
 
 
 def parity(found: Found) -> Verdict:
-    """Agrees where RNN and LSTM generalise beyond the trained length, and Transformer and Mamba do not."""
+    """Agrees where RNN and LSTM generalise beyond the trained length, and Transformer and Mamba do not though
+    they learnt it there: what was never learnt says nothing of longer strings.
+    """
     scores = Scores(found, "parity")
     if not need(scores, ("rnn", "lstm", "attention", "s6")):
         return absent("parity")
     far = scores.longest()
     words = [AGREES if (scores.farthest(mixer) or 0) >= 0.99 else DISAGREES for mixer in ("rnn", "lstm")]
-    words += [AGREES if (scores.farthest(mixer) or 0) < 0.9 else DISAGREES for mixer in ("attention", "s6")]
+    unlearnt = []
+    for mixer in ("attention", "s6"):
+        words.append(AGREES if (scores.farthest(mixer) or 0) < 0.9 else DISAGREES)
+        near = _trained_at(scores, mixer)
+        if near is not None and near < 0.9:
+            unlearnt.append(f"{NAMES[mixer]} {share(near)}")
+            words.append(NOISE)
     lengths = f"Trained to {length(scores.trained())}, tested at {length(far)}"
     text = f"{lengths}: {scores.listed(share)}{scores.source()}."
+    if unlearnt:
+        text += (
+            f" Not learnt at {length(scores.trained())} either: {', '.join(unlearnt)}; guessing is 50 %, so "
+            "nothing follows about longer strings."
+        )
     return Verdict(together(words), text)
 
 
+def _trained_at(scores: Scores, mixer: str) -> float | None:
+    """The mean at the greatest tested length that was trained on; None where only longer ones were tested."""
+    found = scores.at(mixer)
+    near = [at for at in found if at <= scores.trained() and at < max(found)]
+    return fmean(found[max(near)]) if near else None
+
+
 def recall(found: Found) -> Verdict:
-    """Agrees where the Transformer recalls many keys and every model with a fixed state does worse."""
+    """Agrees where the Transformer recalls many keys, 99 % of them, and no model with a fixed state solves
+    the task: a few per cent less, of one seed, would not be "cannot".
+    """
     mqar, copying = Scores(found, "mqar"), Scores(found, "string_copying")
     if not need(mqar, ("attention", "s6")):
         return absent("MQAR")
     best = mqar.farthest("attention") or 0.0
-    others = [mqar.farthest(model) or 0.0 for model in mqar.models() if base(model) != "attention"]
+    others = {model: mqar.farthest(model) or 0.0 for model in mqar.models() if base(model) != "attention"}
     text = f"MQAR: {mqar.listed(share)}{mqar.source()}."
+    solved = [called(model) for model, value in others.items() if value >= SOLVED]
+    if solved:
+        text += f" Solved with a fixed state: {', '.join(solved)}."
+    if others.get("s6-n64", 1.0) < others["s6"] - 0.02:
+        text += " A larger state did worse than the usual one, so here training decides, not the size alone."
     if copying:
         text += f" String copying: {copying.listed(share)}{copying.source()}."
-    return Verdict(AGREES if best >= 0.99 and max(others) < best - 0.02 else DISAGREES, text)
+    return Verdict(AGREES if best >= 0.99 and not solved else DISAGREES, text)
 
 
 def audio(found: Found) -> Verdict:
@@ -98,7 +127,8 @@ CLAIMS = (
         "Counting beyond the trained length",
         "Transformer and Mamba cannot carry a simple state, such as a parity, beyond the trained length; RNN "
         "and LSTM can.",
-        "Parity, trained to 40 steps and tested to 256; from records.",
+        "Parity, trained to 40 steps and tested to 256; from records. RNN and LSTM: at least 99 % right; "
+        "Transformer and Mamba: below 90 % there, and learnt, at least 90 %, at the trained length.",
         parity,
     ),
     Claim(
@@ -106,7 +136,9 @@ CLAIMS = (
         "loses",
         "Recalling many things exactly",
         "A fixed state cannot recall many keys or copy a long string; attention can.",
-        "Multi-query associative recall and string copying with many keys; from records.",
+        "Multi-query associative recall (8 keys and values among 128 tokens) and string copying; from "
+        "records. Mamba has 16 state numbers a channel, s6-n2 2, s6-n64 64; lstm-256 is 256 wide, all others "
+        "64. Solved: 95 % right.",
         recall,
     ),
     Claim(

@@ -22,12 +22,14 @@ from quatrain.lab.claims.recorded import Scores, absent, need
 from quatrain.lab.claims.words import digits, interval, share
 
 LEARNT = 0.95  # token accuracy from which on a small model is worth looking into
+USUAL = 1.0  # the bias of the forget gate that people start with
+CONSTANT_ERROR = 1 / 6  # of the adding problem: what saying 1 always has, the variance of the sum
 KEPT, STEPS = 0.9, 100  # an undistorted value: so much of it after so many steps
 
 
 def gradient(found: Found) -> Verdict:
-    """Agrees where a larger forget bias lets gradients fall more slowly, and the largest one more slowly than
-    an RNN of radius 0.9.
+    """Agrees where a larger forget bias lets gradients fall more slowly, and both the usual one and the
+    largest one more slowly than an RNN of radius 0.9.
     """
     rows = sorted(select(found, "rate", mixer="lstm"), key=lambda row: row.get("bias") or 0.0)
     rates = {float(row["bias"]): estimate(row) for row in rows if row.get("bias") is not None}
@@ -40,14 +42,14 @@ def gradient(found: Found) -> Verdict:
     text = f"One step further back multiplies the gradient by {listed}; over 100 steps: {far}."
     peer = [row for row in select(found, "rate", mixer="rnn") if row.get("radius") == 0.9]
     if peer:
-        order.append(above(rates[biases[-1]], estimate(peer[0]).value))
+        order += [above(rates[bias], estimate(peer[0]).value) for bias in {USUAL, biases[-1]} & {*biases}]
         text += f" An RNN of spectral radius 0.9: {estimate(peer[0]).value:.3f} a step."
     return Verdict(together(order), text)
 
 
 def cell(found: Found) -> Verdict:
     """Agrees where most of a written value is still in the cell after 100 steps with the usual bias 1."""
-    usual = [row for row in select(found, "retention", trained=False) if row["bias"] == 1.0]
+    usual = [row for row in select(found, "retention", trained=False) if row["bias"] == USUAL]
     if not usual:
         return missing("What a cell keeps")
     kept = _after(usual)
@@ -102,17 +104,25 @@ def gates(found: Found) -> Verdict:
 
 
 def long(found: Found) -> Verdict:
-    """Agrees where the LSTM beats the RNN on the adding problem and reaches at most 0.01."""
+    """Agrees where the LSTM errs by at most 0.01 on the adding problem and the RNN by half of what saying 1
+    always does, or more: an RNN below that has learnt most of it.
+    """
     adding, copying = Scores(found, "adding"), Scores(found, "copy_memory")
     if not need(adding, ("lstm", "rnn")):
         return absent("the adding problem")
     lstm, other = adding.farthest("lstm"), adding.farthest("rnn")
     assert lstm is not None
     assert other is not None
-    text = f"Adding problem, mean squared error: {adding.listed(digits)}{adding.source()}."
+    text = (
+        f"Adding problem over {adding.longest()} steps, mean squared error: {adding.listed(digits)}; saying "
+        f"1 always has {digits(CONSTANT_ERROR)}{adding.source()}."
+    )
+    learnt = other < CONSTANT_ERROR / 2
+    if learnt:
+        text += f" The RNN, too, learnt it: {share(1 - other / CONSTANT_ERROR)} of the variance."
     if copying:
         text += f" Copy memory: {copying.listed(digits)}{copying.source()}."
-    return Verdict(AGREES if lstm <= 0.01 and lstm < other else DISAGREES, text)
+    return Verdict(AGREES if lstm <= 0.01 and not learnt else DISAGREES, text)
 
 
 CLAIMS = (
@@ -121,7 +131,9 @@ CLAIMS = (
         "lstm",
         "Gates let gradients through",
         "The gates of an LSTM keep gradients from vanishing.",
-        "As for the RNN, at forget biases 0, 1 and 3; one layer, five sets of weights, float64.",
+        "As for the RNN, at forget biases 0, 1 and 3; one layer, five sets of weights, float64. Kept: with a "
+        "larger bias they fall more slowly, and with the usual bias of 1 and the largest one more slowly "
+        "than in an RNN of radius 0.9.",
         gradient,
     ),
     Claim(
@@ -147,7 +159,8 @@ CLAIMS = (
         "lstm",
         "Learns long dependences",
         "An LSTM learns dependences over hundreds of steps where an RNN does not.",
-        "Adding problem and copy memory against length, trained; from records.",
+        "Adding problem and copy memory, trained; from records. Learnt: an LSTM that errs by at most 0.01; "
+        "not learnt: an RNN that errs by half of what saying 1 always does, or more.",
         long,
     ),
     Claim(

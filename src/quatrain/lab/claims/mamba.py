@@ -18,10 +18,8 @@ from quatrain.lab.claims.claim import (
     together,
 )  # fmt: skip
 from quatrain.lab.claims.lstm import LEARNT
-from quatrain.lab.claims.recorded import Scores, absent, need
+from quatrain.lab.claims.recorded import SOLVED, UNSOLVED, Scores, absent, need
 from quatrain.lab.claims.words import interval, length, power, share, size, times
-
-SOLVED, UNSOLVED = 0.95, 0.75  # token accuracies of a task that is solved, and of one that is not
 
 
 def constant(found: Found) -> Verdict:
@@ -139,7 +137,7 @@ def long(found: Found) -> Verdict:
     value = stats.over(mine[far])
     text = (
         f"Trained at {length(scores.trained())} tokens, Mamba names {share(value.value)} right at "
-        f"{length(far)}; {len(mine[far])} seeds{scores.source()}."
+        f"{length(far)}{scores.source()}."
     )
     return Verdict(AGREES if value.value >= SOLVED else DISAGREES, text)
 

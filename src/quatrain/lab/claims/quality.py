@@ -24,7 +24,7 @@ def twice(found: Found) -> Verdict:
     text = f"Perplexity at equal tokens, small scale: {listed}{scores.source()}."
     a, b = over(by[mine]), over(by[large])
     if len(by[mine]) > 1 and len(by[large]) > 1:
-        word = AGREES if a.high < b.low or a.value <= b.value else NOISE if a.low < b.high else DISAGREES
+        word = AGREES if a.high < b.low else DISAGREES if a.low > b.high else NOISE
     else:
         word = NOISE if abs(a.value / b.value - 1) < LEVEL else AGREES if a.value < b.value else DISAGREES
     return Verdict(word, text)

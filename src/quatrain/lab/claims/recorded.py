@@ -39,6 +39,7 @@ TASKS = (
     "string_copying",
     "raw_audio",
 )
+SOLVED, UNSOLVED = 0.95, 0.75  # token accuracies of a task that is solved, and of one that is not
 _KEPT = ("value", "seed", "params", "reduced", "machine", "date", "versions", "commit", "command")
 
 
@@ -148,18 +149,33 @@ class Scores:
         return [row for row in self.rows if common and int(row["at"]) == max(common)]
 
     def source(self) -> str:
-        """Machine, date and what is reduced, in a sentence; several are all named."""
+        """How many seeds, machine, date and what is reduced, in a sentence; several are all named."""
         machines = _each(
             f"{row.get('machine', 'unknown machine')}, {row.get('date', '')}" for row in self.rows
         )
         reduced = _each(str(row.get("reduced") or "") for row in self.rows)
-        return f" (recorded: {'; '.join(machines)}{'; reduced: ' if reduced else ''}{'; '.join(reduced)})"
+        less = f"; reduced: {'; '.join(reduced)}" if reduced else ""
+        return f" ({self.seeds()}; recorded: {'; '.join(machines)}{less})"
+
+    def seeds(self) -> str:
+        """How many seeds the means are of, at the greatest length of each model: ``one seed each``."""
+        by: dict[int, list[str]] = {}
+        for model in self.models():
+            found = self.at(model)
+            by.setdefault(len(found[max(found)]), []).append(called(model))
+        if len(by) == 1:
+            return f"{_seeds(*by)} each"
+        return ", ".join(f"{_seeds(count)} of {' and '.join(by[count])}" for count in sorted(by))
 
 
 def called(model: str) -> str:
     """A model in words: "Mamba", "Mamba (s6-n64)"."""
     name = NAMES.get(base(model), model)
     return name if base(model) == model else f"{name} ({model})"
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def _model(row: Row) -> str:

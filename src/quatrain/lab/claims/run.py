@@ -1,5 +1,6 @@
 """All measurements one after the other, written down so that a killed run goes on, and the verdicts."""
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from quatrain.config.schema import digest, to_dict
+from quatrain.config.toml import load_toml
+from quatrain.errors import ConfigError
 from quatrain.lab import machine
 from quatrain.lab.claims import CLAIMS, costs, demo, ops, reach, recorded, training
 from quatrain.lab.claims.beliefs import BELIEFS
@@ -21,6 +24,7 @@ from quatrain.lab.journal import Journal
 from quatrain.model.device import name_of
 from quatrain.records import read
 from quatrain.train import _machine, run_dir
+from quatrain.train._signals import Interrupted
 
 _TRAINING = 600.0  # seconds of one task, roughly
 _TRUST = 30.0  # seconds measured, below which the planned ones count more
@@ -74,6 +78,7 @@ def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, comman
 
     Raises:
         ConfigError: other settings or another process in ``out``.
+        Interrupted: a signal; finished stages are saved.
         DataError: ``out`` or the shipped records hold damaged rows.
         MeasureError: a process that measures memory failed.
         OSError: ``out`` cannot be written.
@@ -82,15 +87,32 @@ def run(config: ClaimsConfig, out: Path, events: Events | None = None, *, comman
     """
     tell = events or (lambda row: None)
     device = torch.device(config.device)
+    _check_ours(out)
     with run_dir.claimed(out, config):
         run_dir.write_config(out, config)
         with Journal(out / run_dir.RECORDS) as journal, _machine.numerics(config.threads, device):
             again = "end" in journal
             if not again:
-                _Run(config, out, journal, tell).go(command)
-                rows = judge(found_in(out / run_dir.RECORDS))
-                journal.finish("end", [*rows, ("end", {"complete": True})])
+                _measure(_Run(config, out, journal, tell), command)
     return Outcome(out, again)
+
+
+def _measure(run: "_Run", command: str) -> None:
+    """Every stage that is left, and the verdicts; a signal says how to go on."""
+    try:
+        run.go(command)
+        rows = judge(found_in(run.out / run_dir.RECORDS))
+        run.journal.finish("end", [*rows, ("end", {"complete": True})])
+    except KeyboardInterrupt as error:
+        text = f"stopped; what was measured is saved in {run.out}; the same command goes on"
+        raise Interrupted(text, getattr(error, "signal", signal.SIGINT)) from None
+
+
+def _check_ours(out: Path) -> None:
+    """Say in few words what a line with every key would hide: a run of another command is in ``out``."""
+    there = load_toml(out / run_dir.CONFIG) if (out / run_dir.CONFIG).is_file() else {}
+    if there.keys() - to_dict(ClaimsConfig()).keys():
+        raise ConfigError(f"out = '{out}': holds a run of another command; choose another directory")
 
 
 class _Run:

@@ -9,10 +9,12 @@ from quatrain.lab.claims.claim import (
     Found,
     Verdict,
     above,
+    larger,
     missing,
     select,
+    together,
 )  # fmt: skip
-from quatrain.lab.claims.words import NAMES, digits, interval, length, times
+from quatrain.lab.claims.words import NAMES, digits, interval, length
 
 SEVERAL = 3.0  # times faster, from which on people say several times
 
@@ -61,7 +63,9 @@ def training(found: Found) -> Verdict:
 
 
 def crossing(found: Found) -> Verdict:
-    """Agrees where Mamba is the faster one from some length on, in training and in generation."""
+    """Agrees where Mamba is the faster one from some length on, in training and in generation; within noise
+    where the interval of that length has no end.
+    """
     train: dict[str, dict[int, list[float]]] = {}
     for row in select(found, "cost", mode="train"):
         train.setdefault(row["mixer"], {})[row["length"]] = row["seconds"]
@@ -75,7 +79,7 @@ def crossing(found: Found) -> Verdict:
             continue
         both = set(by["attention"]) & set(by["s6"])
         at = stats.crossing(by["attention"], by["s6"])
-        words.append(DISAGREES if at is None else AGREES)
+        words.append(DISAGREES if at is None else AGREES if at.high < float("inf") else NOISE)
         if at is None:
             parts.append(f"in {name} nowhere up to {length(max(both))} tokens")
         elif at.value <= min(both):
@@ -84,9 +88,9 @@ def crossing(found: Found) -> Verdict:
             parts.append(f"in {name} from {_range(at)} tokens on")
     if not parts:
         return missing("Speed against length")
-    word = DISAGREES if DISAGREES in words else AGREES
     return Verdict(
-        word, f"Mamba overtakes the Transformer {'; '.join(parts)}. Batch of one, equal parameters."
+        together(words),
+        f"Mamba overtakes the Transformer {'; '.join(parts)}. Batch of one, equal parameters.",
     )
 
 
@@ -96,7 +100,9 @@ def _range(at: stats.Estimate) -> str:
 
 
 def batches(found: Found) -> Verdict:
-    """Agrees where a larger batch speeds up both recurrent models more than both parallel ones."""
+    """Agrees where a larger batch speeds up both recurrent models more than both parallel ones, disagrees
+    where it certainly speeds one of them up less than one of those.
+    """
     rows = select(found, "batch")
     if not rows:
         return missing("Speed against batch")
@@ -110,18 +116,16 @@ def batches(found: Found) -> Verdict:
             gains[mixer] = stats.ratio([one / batch[0] for one in each[batch[0]]], large)
     if not gains:
         return missing("Speed against batch")
-    listed = ", ".join(f"{NAMES[mixer]} {times(one.value)}" for mixer, one in gains.items())
-    recurrent = min((gains[mixer].low for mixer in ("rnn", "lstm") if mixer in gains), default=0.0)
-    parallel = max((gains[mixer].high for mixer in ("attention", "s6") if mixer in gains), default=0.0)
+    listed = ", ".join(f"{NAMES[mixer]} {interval(one)}" for mixer, one in gains.items())
+    recurrent = [gains[mixer] for mixer in ("rnn", "lstm") if mixer in gains]
+    parallel = [gains[mixer] for mixer in ("attention", "s6") if mixer in gains]
     text = (
         f"At {length(at)} tokens a sequence, a batch of {batch[-1]} trains this many times as many tokens a "
         f"second as a batch of {batch[0]}: {listed}."
     )
     if not recurrent or not parallel:
         return missing("Speed against batch")
-    overlap = min(gains[mixer].high for mixer in ("rnn", "lstm") if mixer in gains) > parallel
-    word = AGREES if recurrent > parallel else NOISE if overlap else DISAGREES
-    return Verdict(word, text)
+    return Verdict(together([larger(one, other) for one in recurrent for other in parallel]), text)
 
 
 CLAIMS = (

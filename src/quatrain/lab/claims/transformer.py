@@ -47,14 +47,16 @@ def parallel(found: Found) -> Verdict:
     mine = found_gains["attention"]
     at = max(mine)
     listed = ", ".join(
-        f"{NAMES[mixer]} {times(by[at].value)}" for mixer, by in found_gains.items() if at in by
+        f"{NAMES[mixer]} {interval(by[at], 1)}" for mixer, by in found_gains.items() if at in by
     )
     words = [above(mine[at], 2.0)]
     for mixer in ("rnn", "lstm"):
         peer = found_gains.get(mixer, {}).get(at)
         if peer:
             words.append(larger(mine[at], peer))
-    text = f"At {length(at)} tokens one pass costs less per token than single steps by: {listed}."
+    text = (
+        f"At {length(at)} tokens one pass costs less per token than single steps, this many times: {listed}."
+    )
     return Verdict(together(words), text)
 
 

@@ -1,5 +1,7 @@
 """Numbers in the sentences of a verdict."""
 
+from math import floor
+
 from quatrain.lab.claims.stats import Estimate
 
 NAMES = {
@@ -45,7 +47,8 @@ def digits(value: float, count: int = 2) -> str:
 
 def interval(one: Estimate, places: int = 2) -> str:
     """``1.02 (0.99 to 1.05)``."""
-    return f"{one.value:.{places}f} ({one.low:.{places}f} to {one.high:.{places}f})"
+    value, low, high = (f"{round(number, places) + 0.0:.{places}f}" for number in one)  # no -0.00
+    return f"{value} ({low} to {high})"
 
 
 def times(value: float) -> str:
@@ -54,7 +57,9 @@ def times(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """``99.8 %``."""
+    """``99.8 %``; what is not all never rounds up to 100."""
+    if 0.9995 <= value < 1:
+        return f"{floor(1e4 * value) / 100:.2f} %"
     return f"{100 * value:.1f} %"
 
 
