@@ -16,6 +16,7 @@ from quatrain.config.schema import from_dict
 from quatrain.errors import ConfigError, DataError
 from quatrain.lab.paper import TASKS, task_class, wikitext2
 from quatrain.lab.paper._generator import IGNORE, SPLITS, Endless, length_of, stream, subsets
+from quatrain.lab.paper._score import asked_loss, asked_only
 from quatrain.lab.paper.adding import Adding
 from quatrain.lab.paper.copy_memory import CopyMemory
 from quatrain.lab.paper.dyck import Dyck
@@ -28,6 +29,8 @@ from quatrain.lab.paper.selective_copying import SelectiveCopying
 from quatrain.lab.paper.sequential_mnist import SequentialMNIST
 from quatrain.lab.paper.string_copying import StringCopying
 from quatrain.lab.paper.wikitext2 import WikiText2
+from quatrain.model.config import ModelConfig
+from quatrain.model.sequence import build
 
 # Each with a length, and one that it cannot make.
 CASES = {
@@ -81,6 +84,28 @@ def test_shapes_types_and_ranges(name):
     assert targets[asked].min() >= 0
     assert targets[asked].max() < task.outputs
     assert (targets[~asked] == IGNORE).all()
+
+
+@tasks
+def test_all_batches_of_a_length_have_the_same_shapes(name):
+    """A step is recorded as a CUDA graph for each shape of what it reads."""
+    task, length, _ = CASES[name]
+    drawn = [asked_only(task.batch(0, step, "train", 16, length)) for step in range(20)]
+    assert len({tuple(tensor.shape for tensor in batch) for batch in drawn}) == 1
+
+
+def test_what_is_not_asked_does_not_count():
+    task = Dyck(kinds=3)
+    batch = task.batch(0, 0, "train", 16, 40)
+    shape = {"task": "tag", "vocab": task.vocab, "outputs": task.outputs}
+    model = build(ModelConfig(pattern="rnn", width=8, layers=1, **shape))
+    flat = batch.targets.flatten()
+    where = (flat != IGNORE).nonzero()[:, 0]
+    every, some = (
+        asked_loss(model, tensors)[0] for tensors in (asked_only(batch), (batch.inputs, flat[where], where))
+    )
+    assert len(where) < len(flat)
+    torch.testing.assert_close(every, some)
 
 
 @tasks

@@ -144,10 +144,16 @@ def loss(model: SequenceModel, batch: Batch) -> Tensor:
 
 
 def asked_only(batch: Batch) -> tuple[Tensor, ...]:
-    """Inputs, the targets that stand, ``(n,)``, and, unless that is all, their places in ``(B T)``."""
+    """Inputs, the targets that stand, ``(n,)``, and, unless that is all, their places in ``(B T)``.
+
+    Where more than half stand they are all given, with what is not asked among them: their number, which may
+    differ from batch to batch, would be a shape, and each shape a CUDA graph.
+    """
     flat = batch.targets.flatten()
     where = batch.asked().flatten().nonzero()[:, 0]
-    return (batch.inputs, flat[where], where) if len(where) < len(flat) else (batch.inputs, flat)
+    if len(where) == len(flat) or (2 * len(where) > len(flat) and not flat.is_floating_point()):
+        return batch.inputs, flat
+    return batch.inputs, flat[where], where
 
 
 def asked_loss(
