@@ -499,6 +499,7 @@ def test_a_recipe_for_a_gpu_says_what_a_cpu_takes(monkeypatch, capsys, tmp_path)
         ((0.99996,), "99.99 %"),
         ((0.5, 0.75), "62.5 % (50.0 to 75.0)"),
         ((0.5, 0.75, 1.0), "75.0 % (50.0 to 100) \N{PLUS-MINUS SIGN} 62"),
+        ((0.0, 0.625, 1.0), "54.2 % (0.0 to 100) \N{PLUS-MINUS SIGN} 126"),
     ],
 )
 def test_numbers_say_how_sure_they_are(values, text):

@@ -221,8 +221,11 @@ def spread(number: Number, metric: str) -> str:
     low, high = (
         value_text(end, metric).removesuffix(" %") for end in (min(number.values), max(number.values))
     )
-    half = "" if number.half is None else f" \N{PLUS-MINUS SIGN} {number.half * (100 if share else 1):.2g}"
-    return f"{text} ({low} to {high}){half}"
+    if number.half is None:
+        return f"{text} ({low} to {high})"
+    half = number.half * (100 if share else 1)
+    digits = f"{half:.0f}" if half >= 10 else f"{half:.2g}"
+    return f"{text} ({low} to {high}) \N{PLUS-MINUS SIGN} {digits}"
 
 
 def value_text(value: float, metric: str) -> str:
