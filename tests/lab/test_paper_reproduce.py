@@ -471,6 +471,11 @@ def test_wrong_arguments_are_one_line(args, line, tmp_path, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_recipe_of_an_unknown_task_suggests_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"task = 'partity': must be one of .*\(did you mean parity\?\)"):
+        tiny(tmp_path, TINY.replace('"parity"', '"partity"'))
+
+
 def test_without_a_name_the_tasks_are_listed(capsys):
     from quatrain import cli
 

@@ -14,7 +14,8 @@ import torch
 
 from quatrain.config.schema import from_dict
 from quatrain.errors import ConfigError, DataError
-from quatrain.lab.paper import TASKS, task_class, wikitext2
+from quatrain.lab.paper import TASKS, cells, task_class, wikitext2
+from quatrain.lab.paper import recipe as recipes
 from quatrain.lab.paper._generator import IGNORE, SPLITS, Endless, length_of, stream, subsets
 from quatrain.lab.paper._score import asked_loss, asked_only
 from quatrain.lab.paper.adding import Adding
@@ -337,6 +338,8 @@ def test_digits_that_are_none_are_one_line(digits, tmp_path):
     }.items():
         with pytest.raises(DataError, match=line):
             SequentialMNIST(source=str(folder / name)).pieces("train", 784)
+        with pytest.raises(DataError, match=line):
+            cells.check(recipes.load("sequential_mnist", source=str(folder / name)))
     with pytest.raises(
         ConfigError, match=r"data.source = '': must name the file of digits; give --data FILE"
     ):

@@ -154,7 +154,8 @@ class Recipe:
     models: Annotated[Mapping[str, Contestant], "by name"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check(self.task in TASKS, "task", self.task, f"must be one of {', '.join(TASKS)}")
+        rule = f"must be one of {', '.join(TASKS)}{closest(self.task, TASKS)}"
+        check(self.task in TASKS, "task", self.task, rule)
         check(self.seeds >= 1, "seeds", self.seeds, "must be at least 1")
 
     def runs(self, name: str, seeds: int = 0) -> int:

@@ -39,6 +39,7 @@ class SequentialMNIST(Generator):
 
     @property
     def vocab(self) -> int:
+        _read(self.source)  # a file that cannot be read is found before a run begins, as with other tasks
         return 1
 
     @property
