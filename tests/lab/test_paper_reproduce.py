@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 
 from quatrain import records
 from quatrain.checkpoint import latest, read
+from quatrain.cli._reproduction import show
 from quatrain.config.schema import replace_in, to_dict
 from quatrain.errors import ConfigError
 from quatrain.lab.claims import recorded
@@ -27,7 +29,7 @@ from quatrain.lab.paper.copy_memory import CopyMemory
 from quatrain.lab.paper.induction_heads import InductionHeads
 from quatrain.lab.paper.metric import best_rate
 from quatrain.lab.paper.recipe import Recipe
-from quatrain.lab.paper.reproduce import forecast, reproduce
+from quatrain.lab.paper.reproduce import Outcome, forecast, reproduce
 from quatrain.model.config import ModelConfig
 from quatrain.model.sequence import build
 from quatrain.report.reproduction import Model, reproduction, spread
@@ -136,6 +138,14 @@ def test_seeds_and_models_may_be_added(whole, tmp_path):
     run(recipe, tmp_path / "out", names=("rnn",), seeds=1)
     run(recipe, tmp_path / "out")
     assert numbers(tmp_path / "out") == numbers(whole)
+
+
+def test_the_table_of_a_directory_keeps_its_other_models(whole, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    show(Outcome(out, {}, True), ("rnn",), 0)
+    assert "lstm" not in capsys.readouterr().out
+    assert "| lstm |" in (out / "table.md").read_text("utf-8")
 
 
 def test_seeds_wait_for_a_choice_of_rates_alone(tmp_path):

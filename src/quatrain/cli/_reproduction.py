@@ -87,14 +87,16 @@ def _outcome(row: dict[str, Any]) -> str:
 
 
 def show(outcome: Outcome, names: Sequence[str], seeds: int) -> bool:
-    """Write ``table.md`` and print the table on stdout, cells that failed and their reasons below it.
+    """Write ``table.md``, which holds all models, and print the table of ``names`` on stdout, cells that
+    failed and their reasons below it.
 
     Returns whether a model got no number because it sees the future.
     """
     rows = list(records.read(outcome.out / RECORDS))
     found = reproduction(rows, names=names, seeds=seeds, failed=outcome.failed)
     place = outcome.out / "table.md"
-    write_atomic(place, found.markdown)
+    whole = reproduction(rows, failed=outcome.failed) if names or seeds else found
+    write_atomic(place, whole.markdown)
     console = Console(file=sys.stdout, highlight=False)
     if outcome.again:
         console.print(f"{outcome.out} was finished before", markup=False, soft_wrap=True)

@@ -85,6 +85,9 @@ def quadratic(found: Found) -> Verdict:
         f"{says[row['fused']]} {interval(estimate(row))} {spans(row['lengths'])}" for row in rows
     )
     text = f"Exponents of attention alone: {listed}. 2 is quadratic."
+    steeper = [says[row["fused"]] for row in rows if estimate(row).low > QUADRATIC.high]
+    if steeper:
+        text += f" It grows faster than that {' and '.join(steeper)}."
     whole = select(found, "exponent", of="train", mixer="attention")
     if whole:
         text += (
