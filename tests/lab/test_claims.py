@@ -147,6 +147,14 @@ def scores(task, **by):
     return {"score": [score(task, mixer, value) for mixer, value in by.items()]}
 
 
+def induction(s4d):
+    """Selective copying solved by S6 alone; induction heads at the trained length and far beyond."""
+    rows = scores("selective_copying", s6=0.998, s4d=0.2)["score"]
+    rows += [score("induction_heads", "s6", 1.0), score("induction_heads", "s4d", s4d)]
+    far = [score("induction_heads", name, 0.1, at=1 << 20) for name in ("s6", "s4d")]
+    return {"score": rows + far}
+
+
 def rate(mixer, value, spread=0.005, **more):
     return {"mixer": mixer, "value": value, "low": value - spread, "high": value + spread, **more}
 
@@ -322,6 +330,8 @@ BOTH_WAYS = [
     ("mamba-ssm", DISAGREES, {"equal": [{**EQUAL, "difference": 1e-3}]}),
     ("mamba-selection", AGREES, scores("selective_copying", s6=0.998, s4d=0.2)),
     ("mamba-selection", DISAGREES, scores("selective_copying", s6=0.998, s4d=0.97)),
+    ("mamba-selection", DISAGREES, induction(s4d=0.99)),  # the block without selection learns it too
+    ("mamba-selection", AGREES, induction(s4d=0.2)),  # and what lies beyond the trained length is mamba-long
     ("mamba-long", AGREES, {"score": [score("induction_heads", "s6", 1.0, at=1 << 20)]}),
     ("mamba-long", DISAGREES, {"score": [score("induction_heads", "s6", 0.1, at=1 << 20)]}),
     ("mamba-steps", AGREES, {**STEP_SIZES, "channels": channels(0.8)}),
@@ -602,6 +612,20 @@ def test_scores_take_the_mean_at_the_farthest_length():
     assert found.trained() == 256
     assert inf not in found.at("rnn")
     assert found.source().startswith(" (2 seeds each; recorded: a machine")
+
+
+def test_what_was_trained_and_what_lies_beyond_are_told_apart():
+    far = [score("induction_heads", "s6", value, seed=seed, at=1 << 20) for seed, value in enumerate((0, 1))]
+    near = [score("induction_heads", "s6", 1.0, at=at) for at in (256, 4096)]
+    long = CLAIMS["mamba-long"].judge({"score": near + far})
+    assert (
+        "names 50.0 % right (0.0 % to 100.0 % over seeds) at 1,048,576, and at least 95.0 %" in long.finding
+    )
+    assert "up to 4,096" in long.finding
+    copied = [score("string_copying", name, 1.0, length=200, at=200) for name in ("attention", "s6")]
+    copied += [score("string_copying", name, 0.0, length=200, at=800) for name in ("attention", "s6")]
+    recall = CLAIMS["loses-recall"].judge({"score": scores("mqar", attention=1.0, s6=0.5)["score"] + copied})
+    assert "Whole strings copied at 200 steps, as trained: Transformer 100.0 %" in recall.finding
 
 
 def test_numbers_of_seeds_are_told_apart():

@@ -71,7 +71,9 @@ def recall(found: Found) -> Verdict:
     if others.get("s6-n64", 1.0) < others["s6"] - 0.02:
         text += " A larger state did worse than the usual one, so here training decides, not the size alone."
     if copying:
-        text += f" String copying: {copying.listed(share)}{copying.source()}."
+        at = copying.trained() if copying.mean("attention", copying.trained()) is not None else 0
+        where = f" at {length(at)} steps, as trained" if at else ""
+        text += f" Whole strings copied{where}: {copying.listed(share, at)}{copying.source()}."
     return Verdict(AGREES if best >= 0.99 and not solved else DISAGREES, text)
 
 

@@ -1,5 +1,7 @@
 """What people say of Mamba."""
 
+from statistics import fmean
+
 from quatrain.lab.claims import rnn, stats
 from quatrain.lab.claims.claim import (
     AGREES,
@@ -20,6 +22,8 @@ from quatrain.lab.claims.claim import (
 from quatrain.lab.claims.lstm import LEARNT
 from quatrain.lab.claims.recorded import SOLVED, UNSOLVED, Scores, absent, need
 from quatrain.lab.claims.words import interval, length, power, share, size, times
+
+_FAR = 16  # times the trained length, where models that learnt a task part
 
 
 def constant(found: Found) -> Verdict:
@@ -62,21 +66,21 @@ def selection(found: Found) -> Verdict:
     copying, induction = Scores(found, "selective_copying"), Scores(found, "induction_heads")
     if not need(copying, ("s6", "s4d")):
         return absent("selective copying")
-    words = _solved(copying)
+    words = _solved(copying, copying.longest())
     text = f"Selective copying: {copying.listed(share)}{copying.source()}."
     if induction:
-        far = induction.longest()
-        text += (
-            f" Induction heads, trained at {length(induction.trained())}, at {length(far)}: "
-            f"{induction.listed(share)}{induction.source()}."
-        )
-        if need(induction, ("s6", "s4d")):
-            words += _solved(induction)
+        near = induction.trained()
+        text += f" Induction heads at {length(near)}, as trained: {induction.listed(share, near)}"
+        if far := induction.listed(share, _FAR * near):
+            text += f"; at {length(_FAR * near)}: {far}"
+        text += f"{induction.source()}."
+        if None not in (induction.mean("s6", near), induction.mean("s4d", near)):
+            words += _solved(induction, near)
     return Verdict(together(words), text)
 
 
-def _solved(scores: Scores) -> list[str]:
-    with_, without = scores.farthest("s6"), scores.farthest("s4d")
+def _solved(scores: Scores, at: int) -> list[str]:
+    with_, without = scores.mean("s6", at), scores.mean("s4d", at)
     assert with_ is not None
     assert without is not None
     return [AGREES if with_ >= SOLVED else DISAGREES, AGREES if without <= UNSOLVED else DISAGREES]
@@ -134,12 +138,14 @@ def long(found: Found) -> Verdict:
     if not mine:
         return absent("induction heads")
     far = max(mine)
-    value = stats.over(mine[far])
-    text = (
-        f"Trained at {length(scores.trained())} tokens, Mamba names {share(value.value)} right at "
-        f"{length(far)}{scores.source()}."
-    )
-    return Verdict(AGREES if value.value >= SOLVED else DISAGREES, text)
+    value = fmean(mine[far])
+    seeds = f" ({share(min(mine[far]))} to {share(max(mine[far]))} over seeds)" if len(mine[far]) > 1 else ""
+    trained = length(scores.trained())
+    text = f"Trained at {trained} tokens, Mamba names {share(value)} right{seeds} at {length(far)}"
+    held = [at for at in mine if at >= scores.trained() and fmean(mine[at]) >= SOLVED]
+    if held and max(held) < far:
+        text += f", and at least {share(SOLVED)} up to {length(max(held))}"
+    return Verdict(AGREES if value >= SOLVED else DISAGREES, f"{text}{scores.source()}.")
 
 
 CLAIMS = (

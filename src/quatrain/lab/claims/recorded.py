@@ -133,13 +133,21 @@ class Scores:
         """The greatest length that anybody was tested at; 0 without a score."""
         return max((int(row["at"]) for row in self.rows), default=0)
 
-    def listed(self, show: Any) -> str:
-        """``Mamba 99.8 %, S4D 18.3 %``: everybody's mean at the greatest length it was tested at."""
+    def mean(self, model: str, at: int) -> float | None:
+        """The mean over seeds at one length; None without a score."""
+        found = self.at(model).get(at)
+        return fmean(found) if found else None
+
+    def listed(self, show: Any, at: int = 0) -> str:
+        """``Mamba 99.8 %, S4D 18.3 %``: everybody's mean at length ``at``, or at the greatest length that it
+        was tested at.
+        """
         parts, longest = [], self.longest()
         for model in self.models():
-            value, own = self.farthest(model), max(self.at(model))
+            own = at or max(self.at(model))
+            value = self.mean(model, own)
             if value is not None:
-                where = "" if own == longest else f" at {of_length(own)}"
+                where = "" if own == (at or longest) else f" at {of_length(own)}"
                 parts.append(f"{called(model)} {show(value)}{where}")
         return ", ".join(parts)
 
