@@ -80,8 +80,10 @@ def _row(about: dict[str, Any], row: dict[str, Any], rows: list[dict[str, Any]])
 
 def _machine(about: dict[str, Any]) -> str:
     machine = about["machine"]
-    where = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
-    return f"{where}, {machine['cores']} cores, {machine['threads']} threads a process"
+    device, cores = str(machine["device"]), f"{machine['cores']} cores"
+    if device == "cpu":
+        return f"{machine['cpu']}, {cores}, {machine['threads']} threads a process"
+    return f"{device.removeprefix('cuda (').removesuffix(')')}, {cores}"
 
 
 if __name__ == "__main__":

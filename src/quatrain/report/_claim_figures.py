@@ -189,7 +189,7 @@ def scores(task: str, key: str, title: str) -> Callable[[Found], Figure]:
                 for name, values in by.items()
                 for at, each in sorted(values.items())
             ]
-            y = Axis(axis, "linear", (0.0, 100.0)) if scale > 1 else Axis(axis)
+            y = Axis(axis, "linear", (0.0, 102.0)) if scale > 1 else Axis(axis)  # a mark at 100 whole
             tips = [("x", "length", ",d"), ("y", axis, ".4~r")]
             x = Axis("length tested (tokens)", "contexts")
             spec = lines(Drawing(list(looks.values()), points, x, y, tips, height=260))
