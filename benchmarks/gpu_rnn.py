@@ -210,8 +210,9 @@ def times(runs: dict[str, Callable[[], object]], count: int = 7) -> dict[str, fl
         torch.cuda.synchronize()
         return start.elapsed_time(stop) / together[name]
 
-    until = time.monotonic() + WARM
-    while time.monotonic() < until:
+    until, rounds = time.monotonic() + WARM, 0
+    while time.monotonic() < until or rounds < 3:  # the first round loads and compiles: it tells nothing
+        rounds += 1
         for name in runs:
             together[name] = max(1, min(16, round(SAMPLE / sample(name))))
     for _ in range(count):

@@ -2,9 +2,11 @@
 
 import gzip
 import lzma
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -92,11 +94,10 @@ def _read(source: str) -> tuple[tuple[Array, ...], int]:
     for split, words in zip(SPLITS, parts, strict=True):
         if len(words) < 2:
             raise DataError(f"data.source = {source!r}: its {split} part must have at least two words")
-    known, counts = np.unique(np.concatenate(parts), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    number = np.empty(len(known), np.int64)
-    number[order] = np.arange(len(known))
-    return tuple(number[np.searchsorted(known, words)] for words in parts), len(known)
+    counts = Counter(chain(*parts))
+    number = {word: at for at, word in enumerate(sorted(counts, key=lambda word: (-counts[word], word)))}
+    found = (np.fromiter(map(number.__getitem__, words), np.int64, len(words)) for words in parts)
+    return tuple(found), len(number)
 
 
 def _file(folder: Path, split: str) -> Path:
@@ -108,10 +109,10 @@ def _file(folder: Path, split: str) -> Path:
     return found[0]
 
 
-def _words(path: Path) -> Array:
+def _words(path: Path) -> list[str]:
     try:
         raw = _UNPACK.get(path.suffix, bytes)(path.read_bytes())
         lines = raw.decode("utf-8").splitlines()
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read as text: {error}") from None
-    return np.array([word for line in lines for word in (*line.split(), "<eos>")])
+    return [word for line in lines for word in (*line.split(), "<eos>")]
