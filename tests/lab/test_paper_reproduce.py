@@ -33,6 +33,7 @@ from quatrain.lab.paper.reproduce import Outcome, forecast, reproduce
 from quatrain.model.config import ModelConfig
 from quatrain.model.sequence import build
 from quatrain.report.reproduction import Model, reproduction, spread
+from quatrain.train._signals import Interrupted, StopSignals
 
 TINY = """
 task = "parity"
@@ -181,6 +182,18 @@ def test_killed_processes_end_and_the_same_call_goes_on(whole, tmp_path):
     reproduce(recipe, out, told)
     assert sorted(resumed) == sorted(step for step in begun if step < recipe.train.steps)
     assert numbers(out) == numbers(whole)
+
+
+def test_a_second_signal_cuts_saving_short_only_where_nobody_waits():
+    """A signal to a whole group, as `timeout` sends it, reaches a worker twice: its parent asks it too."""
+    with StopSignals(patient=True) as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path):

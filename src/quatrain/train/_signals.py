@@ -18,11 +18,13 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """While entered, the first SIGINT or SIGTERM is only noted in ``number``; a second one stops at once.
 
+    ``patient``: a second one does nothing. So it is for a process that is asked to stop by the one that began
+    it, which kills it where it takes too long: a signal to a whole group of processes reaches it as well.
     Outside the main thread, where Python allows no handlers, signals stay the caller's matter.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, *, patient: bool = False) -> None:
+        self.number, self.patient = 0, patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -38,6 +40,6 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self.number and not self.patient:
             raise Interrupted("stopped at once; the last checkpoint stands", number)
         self.number = number

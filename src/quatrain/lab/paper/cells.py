@@ -123,13 +123,16 @@ def path(out: Path, job: Job) -> Path:
     return out / RUNS / f"{job.name.replace(' ', '-')}-lr{job.lr!r}-seed{job.seed}"
 
 
-def perform(recipe: Recipe, job: Job, out: Path, device: str, events: Events) -> Row:
+def perform(
+    recipe: Recipe, job: Job, out: Path, device: str, events: Events, *, patient: bool = False
+) -> Row:
     """Do a job and return its outcome: ``status`` "ok", "diverged", "leak" or "failed", and what was found.
 
     What a user can mend (a full disk, too little memory, a damaged checkpoint) comes back as "failed" with
-    its reason, so that one cell does not end the others. A signal passes through.
+    its reason, so that one cell does not end the others. A signal passes through, and a second one stops at
+    once unless ``patient``.
     """
-    with StopSignals() if job.kind == "train" else nullcontext(StopSignals()) as stop:
+    with StopSignals(patient=patient) if job.kind == "train" else nullcontext(StopSignals()) as stop:
         return drive(performing(recipe, job, out, device, events, Company(stop)))
 
 

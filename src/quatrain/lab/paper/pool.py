@@ -192,8 +192,9 @@ def _work(orders: Connection, news: Connection, recipe: Recipe, out: Path, devic
     while True:
         job = jobs.get()
         try:
-            row = perform(recipe, job, out, device, lambda row: news.send(("event", row)))
+            row = perform(recipe, job, out, device, lambda row: news.send(("event", row)), patient=True)
         except Interrupted as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one for all processes, and one from the parent
             news.send(("interrupted", {"text": str(error), "signal": error.signal}))
             return
         except Exception as error:  # a fault of ours: said by the parent, like any other failure
