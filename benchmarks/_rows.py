@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,15 @@ def row(op: str, impl: str, case: str, dtype: str, mode: str, **measured: object
         "machine": f"{device}, {about['cores']} cores, {about['threads']} threads",
         "versions": machine.versions(),
         "commit": machine.commit(),
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": published(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     }
+
+
+def published(words: Iterable[str]) -> str:
+    """A command as rows tell it: where a file lies on one machine says nothing on another, so of an absolute
+    path its name is left.
+    """
+    return shlex.join(Path(word).name if os.path.isabs(word) else word for word in words)
 
 
 def save(name: str, rows: list[dict[str, Any]]) -> None:

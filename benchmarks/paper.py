@@ -4,12 +4,13 @@ usage: python benchmarks/paper.py RUN [--ship]
 """
 
 import argparse
+import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from _rows import RESULTS, write
+from _rows import RESULTS, published, write
 
 from quatrain import records
 from quatrain.lab.paper.metric import value_of
@@ -28,7 +29,7 @@ def main() -> None:
     about = next(row for row in rows if row["kind"] == "paper")
     found = reproduction(rows)
     name = f"paper-{about['task'].replace('_', '-')}"
-    head = f"`{about['command']}`, {_machine(about)}\n\n"
+    head = f"`{_command(about)}`, {_machine(about)}\n\n"
     (RESULTS / f"{name}.md").write_text(head + found.markdown, "utf-8")
     write(name, results(rows))
     if given.ship:
@@ -74,8 +75,12 @@ def _row(about: dict[str, Any], row: dict[str, Any], rows: list[dict[str, Any]])
         "versions": about["versions"],
         "date": about.get("started", "")[:10],
         "commit": about["commit"],
-        "command": about["command"],
+        "command": _command(about),
     }
+
+
+def _command(about: dict[str, Any]) -> str:
+    return published(shlex.split(about["command"]))
 
 
 def _machine(about: dict[str, Any]) -> str:

@@ -321,6 +321,19 @@ def test_recorded_pictures_name_models_units_and_seeds(finished):
     assert "'title': 'mean squared error'" in str(FIGURES["lstm-long"](found).panels)
 
 
+def test_bars_compare_what_all_have_read():
+    """WikiText-2: attention reads windows, others the whole text as well."""
+    from quatrain.report._claim_figures import FIGURES
+
+    same = {"task": "wikitext2", "metric": "perplexity", "seed": 0, "machine": "m", "date": "d"}
+    by = {("attention", 64): 344.0, ("s6", 64): 275.0, ("s6", 1 << 20): 246.0}
+    rows = [{**same, "mixer": mixer, "at": at, "value": value} for (mixer, at), value in by.items()]
+    figure = FIGURES["quality-twice"]({"score": rows})
+    assert figure.caption.startswith("At 64 tokens. One seed each.")
+    assert "275" in str(figure.panels)
+    assert "246" not in str(figure.panels)
+
+
 def test_the_number_of_a_bar_stands_behind_its_seeds():
     from quatrain.report.charts import bars
     from quatrain.report.styles import STYLES

@@ -108,6 +108,8 @@ def test_every_wrong_key_is_listed_with_a_suggestion(
         (["--data.fractions", "0.5,0.5"], "data.fractions = [0.5, 0.5]: must be three positive fractions"),
         (["a.txt", "b.txt"], "'b.txt': is one argument too many"),
         (["--threads", "many"], "--threads = 'many': must be an integer"),
+        (["a.txt", "--out", ""], "--out = '': must name a directory"),
+        (["a.csv", "--target", ","], "--target = ',': must name at least one"),
         (["--threads", "0"], "--threads = 0: must be at least 1"),
         (["/no/such/file"], "/no/such/file"),
         (["--config", "/no/such/recipe.toml"], "/no/such/recipe.toml: No such file or directory"),

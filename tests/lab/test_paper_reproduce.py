@@ -29,11 +29,12 @@ from quatrain.lab.paper.copy_memory import CopyMemory
 from quatrain.lab.paper.induction_heads import InductionHeads
 from quatrain.lab.paper.metric import best_rate
 from quatrain.lab.paper.recipe import Recipe
-from quatrain.lab.paper.reproduce import Outcome, forecast, reproduce
+from quatrain.lab.paper.reproduce import Outcome, _is_held, forecast, reproduce
 from quatrain.model.config import ModelConfig
 from quatrain.model.sequence import build
 from quatrain.report.reproduction import Model, reproduction, spread
 from quatrain.train._signals import Interrupted, StopSignals
+from quatrain.train.run_dir import LOCK
 
 TINY = """
 task = "parity"
@@ -172,6 +173,8 @@ def test_killed_processes_end_and_the_same_call_goes_on(whole, tmp_path):
             time.sleep(0.01)
         assert process.poll() is None, "it had ended before it could be killed"
         process.send_signal(signal.SIGKILL)
+    while any(_is_held(lock) for lock in out.glob(f"runs/*/{LOCK}")):  # its processes notice in moments
+        time.sleep(0.01)
     begun = [read(newest).step for run in out.glob("runs/*") if (newest := latest(run))]
     assert begun
     resumed = []
@@ -304,6 +307,11 @@ def test_results_of_a_run_ship_as_they_are(whole, tmp_path, monkeypatch):
 
     assert kept(recorded.rows_of(tmp_path / "a.jsonl")) == kept(recorded.from_run(whole))
     assert len(rows) == 6
+    told = list(records.read(whole / "records.jsonl"))
+    told[0]["command"] = "quatrain reproduce parity --data /home/me/digits.npz --out runs/parity"
+    assert paper["results"](told)[0]["command"] == (
+        "quatrain reproduce parity --data digits.npz --out runs/parity"
+    )
 
 
 # -- scoring
@@ -469,7 +477,7 @@ def test_what_a_cpu_would_take():
         (["paritty"], "task = 'paritty': must be one of selective_copying, .*did you mean parity"),
         (["parity", "--mixers", "lstn"], r"mixers = 'lstn': must be of .*\(did you mean lstm\?\)"),
         (["parity", "--seeds", "0"], "--seeds = 0: must be at least 1"),
-        (["parity", "--mixers", ","], "--mixers = '': must name a model"),
+        (["parity", "--mixers", ","], "--mixers = ',': must name at least one"),
         (["parity", "--out", ""], "--out = '': must name a directory"),
         (["parity", "--processes", "x"], "--processes = 'x': must be an integer"),
         (["nowhere.toml"], "nowhere.toml: No such file"),

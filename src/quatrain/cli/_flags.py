@@ -160,8 +160,15 @@ def _switch(parsed: Parsed, option: Option, value: str, valued: bool) -> None:
     parsed.given.add(_plain(option.name))
 
 
+# By metavar: what an argument must name. An empty variable of the shell would take the default otherwise.
+_NAMED = {"DIR": "must name a directory", "FILE": "must name a file", "A,B": "must name at least one"}
+
+
 def _take(parsed: Parsed, option: Option, text: str) -> None:
     name = _plain(option.name)
+    if option.metavar in _NAMED and not text.strip(" ,"):
+        parsed.problems.append(f"{option.name} = {text!r}: {_NAMED[option.metavar]}")
+        return
     words = {int: "an integer", float: "a number"}
     try:
         value = option.kind(text)

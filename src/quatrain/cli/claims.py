@@ -40,8 +40,6 @@ def run(args: Sequence[str]) -> int:
     threads = parsed["threads"] if "threads" in parsed.given else None
     if threads is not None and threads < 1:
         parsed.problems.append(f"--threads = {threads}: must be at least 1")
-    if not parsed["out"]:
-        parsed.problems.append("--out = '': must name a directory")
     parsed.raise_problems()
 
     from quatrain.cli._claims import ClaimsDisplay, show

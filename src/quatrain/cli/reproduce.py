@@ -44,7 +44,6 @@ SURFACE = Surface(
         "quatrain reproduce sequential_mnist --data mnist.npz",
     ),
 )
-_NAMES = (("mixers", "must name a model"), ("out", "must name a directory"), ("data", "must name a file"))
 _ON_A_GPU = 6  # streams: a model of 100,000 parameters leaves most of a GPU idle
 
 
@@ -53,21 +52,11 @@ def run(args: Sequence[str]) -> int:
     for name in ("seeds", "processes"):
         if name in parsed.given and parsed[name] < 1:
             parsed.problems.append(f"--{name} = {parsed[name]}: must be at least 1")
-    parsed.problems += [
-        f"--{name} = '': {rule}; leave it out for the default"
-        for name, rule in _NAMES
-        if _is_empty(parsed, name)
-    ]
     parsed.raise_problems()
     if not parsed["task"]:
         sys.stdout.write(_list())
         return 0
     return _reproduce(parsed, args)
-
-
-def _is_empty(parsed: Parsed, name: str) -> bool:
-    """Whether an argument was given that names nothing: an empty variable of the shell, a lone comma."""
-    return name in parsed.given and not parsed[name].strip(" ,")
 
 
 def _reproduce(parsed: Parsed, args: Sequence[str]) -> int:

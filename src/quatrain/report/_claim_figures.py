@@ -194,9 +194,12 @@ def scores(task: str, key: str, title: str) -> Callable[[Found], Figure]:
             x = Axis("length tested (tokens)", "contexts")
             spec = lines(Drawing(list(looks.values()), points, x, y, tips, height=260))
             return Figure(key, title, caption, (("", spec),), legend_of(list(looks.values())))
+        common = lengths.intersection(*by.values())  # what was read further by some is not compared
+        if common and len(lengths) > 1:
+            caption = f"At {max(common):,.0f} tokens. {caption}"
         entries = []
         for name, values in by.items():
-            each = tuple(values[max(values)])
+            each = tuple(values[max(common or values)])
             entries.append((looks[name], math.fsum(each) / len(each), each))
         whole = 100.0 if scale > 1 else None
         return Figure(key, title, caption, (("", bars(entries, axis, _shown(scale), whole)),))
